@@ -1,0 +1,71 @@
+# One command trains and builds, one command tests. Needs Python 3.11 and git; everything else is installed into .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 1# the networks here are small: threads would wait for each other longer than they compute
+export PYTHONUNBUFFERED := 1
+
+NOTEBOOKS := $(wildcard book/[0-9]*.ipynb book/appendix/*.ipynb book/training/*.ipynb)
+PACKAGE := $(shell find asintrovae -name '*.py' -o -name '*.js')
+RUNS := book/runs/toy.ipynb book/runs/images.ipynb
+
+.PHONY: help setup runs chapters book serve test check browser format sync constraints clean
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/installed ## install the pinned packages and this one into .venv
+
+.venv/installed: constraints.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or name one: make PYTHON=python3" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt torch
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e ".[book,test]"
+	touch $@
+
+runs: .venv/installed ## train both demonstration runs through papermill, where they are not up to date
+	@$(MAKE) --no-print-directory -j2 $(RUNS)
+
+# A finished run that is out of date starts anew, an interrupted one goes on. The page is written last.
+book/runs/%.ipynb: book/training/%.ipynb $(PACKAGE)
+	@mkdir -p book/runs/$*
+	@! [ -f book/runs/$*/record.json ] || rm -rf book/runs/$*/*
+	$(BIN)/papermill $< book/runs/$*/notebook.ipynb -p run_dir book/runs/$*
+	@cp book/runs/$*/notebook.ipynb $@
+
+chapters: .venv/installed ## execute the chapters whose code, package or pins have changed
+	$(BIN)/python book/tools/execute.py $(NOTEBOOKS)
+
+book: setup runs chapters ## train, execute what is stale, build the book
+	$(BIN)/jupyter-book build . -W -n --keep-going -q
+	@echo "The book: $(CURDIR)/_build/html/book/index.html  (open it, or: make serve)"
+
+serve: ## show the built book on http://localhost:8000
+	@test -d _build/html || { echo "make serve: nothing built yet; run make book first" >&2; exit 1; }
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
+
+browser: ## install Debian's Chromium for the browser tests, where it is missing and this user may
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } \
+	  || echo "make browser: no chromium; install it (Debian: apt-get install chromium), or its tests are skipped" >&2
+
+test: setup browser check ## every test: style, types, package, equations, notebooks, book
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: .venv/installed ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+
+format: .venv/installed ## format code and chapters; after this `make chapters` stores the text in the notebooks
+	$(BIN)/ruff format .
+	cd book/src && PATH="$(CURDIR)/$(BIN):$$PATH" jupytext --pipe "ruff format --stdin-filename ../x.py -" $$(find . -name "*.md")
+
+sync: .venv/installed ## after editing a notebook instead of its MyST pair in book/src: bring the pair in step
+	$(BIN)/jupytext --sync $$(find book/src -name '*.md')
+
+constraints: ## refresh constraints.txt and environment.yml to the newest versions pyproject.toml allows
+	rm -rf .venv && $(PYTHON) -m venv .venv && $(BIN)/python -m pip install -e ".[book,test]"
+	$(BIN)/python book/tools/pins.py
+
+clean: ## remove what make made, .venv included
+	rm -rf .venv _build book/runs

@@ -1,0 +1,80 @@
+"""Checkpoints: one safetensors file with all tensors and, in its header, the rest as JSON. No pickle anywhere."""
+
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from asintrovae.data.files import write_atomically
+
+CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """tensors: weights and optimiser state, by flat name. meta: JSON-able state (iteration, seconds, history, config)."""
+
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+def collect(model: nn.Module, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
+    """Flat tensors of a model and its optimisers: model.<name>, optimizer.<half>.<parameter index>.<state name>."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for half, optimizer in optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{half}.{index}.{name}": tensor for name, tensor in state.items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizers: dict[str, Optimizer] | None = None) -> None:
+    """Put the tensors of a checkpoint back into a model and, where given, its optimisers."""
+    model.load_state_dict(_below("model", checkpoint.tensors))
+    for half, optimizer in (optimizers or {}).items():
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _below(f"optimizer.{half}", checkpoint.tensors).items():
+            index, state_name = name.split(".", 1)
+            states.setdefault(int(index), {})[state_name] = tensor
+        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically: a crash at any point leaves this checkpoint or the one before it whole. Keeps two generations."""
+    content = save(checkpoint.tensors, metadata={"json": json.dumps(checkpoint.meta)})
+    if (run_dir / CURRENT).exists():
+        os.replace(run_dir / CURRENT, run_dir / PREVIOUS)
+    write_atomically(run_dir / CURRENT, content)
+
+
+def load_checkpoint(run_dir: Path) -> Checkpoint | None:
+    """The newest readable checkpoint of a run on the CPU, None if it has none yet; warns when it falls back to the older."""
+    for name in (CURRENT, PREVIOUS):
+        if (run_dir / name).exists():
+            try:
+                return _read(run_dir / name)
+            except (SafetensorError, ValueError) as error:
+                warnings.warn(f"{run_dir / name} is damaged ({error}); trying the generation before it", stacklevel=2)
+    return None
+
+
+def _read(path: Path) -> Checkpoint:
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return Checkpoint(tensors, json.loads(file.metadata()["json"]))
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix + "."): tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
+
+
+def all_finite(tensors: dict[str, Tensor]) -> bool:
+    """Whether no tensor holds a NaN or an infinity."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())

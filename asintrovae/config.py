@@ -1,0 +1,140 @@
+"""Every parameter of a run, in one place, validated before anything else happens."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
+
+ModelName = Literal["vae", "intro", "soft_intro", "as_intro", "wgan_gp"]
+PointsName = Literal["8gaussians", "25gaussians", "checkerboard", "2spirals", "rings"]
+ImagesName = Literal["mnist-subset", "mnist"]
+DATASETS = {"points": get_args(PointsName), "images": get_args(ImagesName)}
+"""Names of the data sets, by kind."""
+
+
+class ParameterError(ValueError):
+    """A parameter that does not exist or does not fit; its message is one line."""
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # Python takes True for 1, a typing error in a parameter file
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10**9)]
+Weight = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1e9)]
+Decay = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1)]
+
+
+class RunConfig(BaseModel):
+    """Parameters of one run; the defaults are the laptop protocol on 8 Gaussians, setting C1, about a minute.
+
+    The training notebooks list every parameter with its meaning. Raises ParameterError, in one line that names the
+    parameter, its value and the way out, for unknown names (with the nearest known one), wrong types and values out of
+    range. Numbers may come as strings, as papermill's -r passes them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    model: ModelName = "as_intro"
+    dataset: PointsName | ImagesName = "8gaussians"
+    data_dir: str | None = None
+    download: bool = False
+    latent_dim: Count = 2
+    widths: Annotated[tuple[Count, ...], Field(min_length=1, max_length=16)] = (128, 128)
+    beta_rec: Weight = 0.2
+    beta_kl: Weight = 0.3
+    beta_neg: Weight = 0.9
+    alpha: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1e6)] = 2.0
+    gamma_r: Weight = 1e-8
+    margin: Weight = 10.0
+    kernel: Literal["mean", "product", "prior"] = "mean"
+    estimator: Literal["v", "u"] = "v"
+    pairing: Literal["reconstructed", "real"] = "reconstructed"
+    distance_weight: Weight = 1.0
+    c: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)] | None = None
+    gradient_penalty: Weight = 10.0
+    critic_steps: Count = 5
+    iterations: Count = 8000
+    warmup: Annotated[int, BeforeValidator(_no_bool), Field(ge=0)] | None = None
+    batch_size: Count = 256
+    learning_rate: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)] = 1e-3
+    adam_betas: tuple[Decay, Decay] = (0.9, 0.999)
+    milestones: tuple[Count, ...] = ()
+    seed: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**63)] = 0
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    threads: Count | None = None
+    evaluation_samples: Count = 5000
+    log_every: Count = 100
+    checkpoint_every: Count = 1000
+    run_dir: Annotated[str, Field(min_length=1)] = "runs/toy"
+
+    def __init__(self, **parameters: Any) -> None:
+        try:
+            super().__init__(**parameters)
+        except ValidationError as error:
+            raise ParameterError("; ".join(_in_one_line(dict(problem)) for problem in error.errors())) from None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.warmup is not None and self.warmup > self.iterations:
+            raise ValueError(f"warmup={self.warmup} exceeds iterations={self.iterations}; lower it or leave it out")
+        if self.model == "as_intro" and self.c is None and 5 * self.warmup_iterations() >= self.iterations > 1:
+            raise ValueError(
+                f"warmup={self.warmup} leaves nothing of the annealing: c reaches 1 after {self.iterations // 5} of "
+                f"iterations={self.iterations}, before the game begins; shorten warmup or fix c in [0, 1]"
+            )
+        if self.model == "wgan_gp" and self.dataset.startswith("mnist"):
+            raise ValueError(f"model='wgan_gp' has networks for the 2-D data sets only, got dataset={self.dataset!r}")
+        if self.model == "as_intro" and self.estimator == "u" and self.batch_size < 2:
+            raise ValueError("estimator='u' needs batch_size of at least 2, got batch_size=1; use estimator='v'")
+        return self
+
+    @classmethod
+    def from_namespace(cls, namespace: Mapping[str, Any], kind: str | None = None) -> Self:
+        """Parameters from the variables of a notebook, as its `parameters` cell and papermill leave them.
+
+        Call it as `RunConfig.from_namespace(globals())`: besides the known names every variable that holds text, a
+        number, None or a list is taken for a parameter, so that a misspelt one is noticed; names with a leading
+        underscore are the notebook's own. kind: "points" or "images", the data sets the notebook can draw; None is any.
+        """
+        config = cls(**{name: value for name, value in namespace.items() if _is_parameter(name, value)})
+        if kind is not None and config.dataset not in DATASETS[kind]:
+            raise ParameterError(f"dataset={config.dataset!r}: this notebook takes {', '.join(DATASETS[kind])}")
+        return config
+
+    def warmup_iterations(self) -> int:
+        """Iterations of plain VAE before the introspective game: `warmup`, by default a sixteenth of the run."""
+        return self.iterations // 16 if self.warmup is None else self.warmup
+
+    def torch_device(self) -> torch.device:
+        """The device of the run; "auto" is CUDA where there is one. ParameterError if the one asked for is missing."""
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        if not available[name.split(":")[0]]:
+            raise ParameterError(f"device={name!r}: this machine has none; use device='auto' or 'cpu'")
+        return torch.device(name)
+
+
+def _is_parameter(name: str, value: Any) -> bool:
+    plain = isinstance(value, (str, int, float, list, tuple)) or value is None
+    own = name.startswith("_") or name == "In"  # In: IPython's list of inputs
+    return name in RunConfig.model_fields or (plain and not own)
+
+
+def _in_one_line(problem: dict[str, Any]) -> str:
+    """One line for one of pydantic's errors."""
+    if not problem["loc"]:  # from _consistent, which names its parameters itself
+        return str(problem["ctx"]["error"])
+    name, value = str(problem["loc"][0]), problem["input"]
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, RunConfig.model_fields, n=1, cutoff=0.0)
+        return f"unknown parameter {name!r} (value {value!r}); did you mean {near[0]!r}?"
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return f"{name}={value!r}: {message}"

@@ -1,0 +1,128 @@
+"""The AS-Distance between two batches of posteriors, Eqs. 3-6 of AS-IntroVAE, and the kernels it is made of."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+LOG_2PI = math.log(2 * math.pi)
+KERNELS = {"mean": ("lebesgue", "mean"), "product": ("lebesgue", "product"), "prior": ("prior", "product")}
+ESTIMATORS = ("v", "u")
+
+
+def log_normal(x: Tensor, var: Tensor) -> Tensor:
+    """Elementwise log-density in nats of N(0, var) at x."""
+    return -0.5 * (x.square() / var + var.log() + LOG_2PI)
+
+
+def log_axis_kernel(mu_a: Tensor, var_a: Tensor, mu_b: Tensor, var_b: Tensor, weight: str) -> Tensor:
+    """Log of ∫ w(z) N(z; mu_a, var_a) N(z; mu_b, var_b) dz for one latent axis, elementwise over broadcast inputs."""
+    var_sum = var_a + var_b
+    log_k = log_normal(mu_a - mu_b, var_sum)  # Eq. 6, one axis, its lost exp put back
+    if weight == "prior":  # Eqs. 3 and 5 as written: the product of the two densities is again a Gaussian, met by p(z)
+        mean = (mu_a * var_b + mu_b * var_a) / var_sum
+        log_k = log_k + log_normal(mean, 1 + var_a * (var_b / var_sum))
+    return log_k
+
+
+def expected_likelihood_kernel(
+    mu_a: Tensor,
+    var_a: Tensor,
+    mu_b: Tensor,
+    var_b: Tensor,
+    weight: Literal["lebesgue", "prior"] = "lebesgue",
+    reduction: Literal["product", "mean"] = "product",
+    log: bool = False,
+) -> Tensor:
+    """Gram matrix k(a_i, b_j) = ∫ w(z) a_i(z) b_j(z) dz of two batches of diagonal Gaussians.
+
+    mu_a, var_a: (N, n), mu_b, var_b: (M, n), means and VARIANCES > 0; gradients reach all four. A log-variance in the
+        place of a variance gives NaN where it is negative.
+    weight: w = 1 ("lebesgue", Eq. 6 of AS-IntroVAE) or w = p(z) = N(0, I) ("prior", Eqs. 3 and 5 as they are written).
+    reduction: "product" over the n axes, the integral itself, a density in z, which decays like (4π)^(-n/2);
+        or "mean" over the axes of sqrt(2π) k_d, the form published as code. k_d is the integral over axis d alone,
+        and the constant only keeps the published scale.
+    log: return log k. The product of unit variances leaves the normal range of float32 near n = 70, its logarithm never does.
+    Returns (N, M), at least float32. Expected likelihood / probability product kernel: Jebara, Kondor & Howard 2004.
+    Raises ValueError for shapes that do not match and for unknown options.
+    """
+    _check_batches(a=(mu_a, var_a), b=(mu_b, var_b))
+    _check_choice("weight", weight, ("lebesgue", "prior"))
+    _check_choice("reduction", reduction, ("product", "mean"))
+    # Latent axis first: sums over a leading axis of length 2 are several times faster than over a trailing one.
+    a_mean, a_var = (_full_precision(t).T.unsqueeze(2) for t in (mu_a, var_a))  # (n, N, 1)
+    b_mean, b_var = (_full_precision(t).T.unsqueeze(1) for t in (mu_b, var_b))  # (n, 1, M)
+    log_axes = log_axis_kernel(a_mean, a_var, b_mean, b_var, weight)  # (n, N, M)
+    if reduction == "product":
+        log_k = log_axes.sum(0)
+        return log_k if log else log_k.exp()
+    log_axes = log_axes + 0.5 * LOG_2PI
+    return log_axes.logsumexp(0) - math.log(len(log_axes)) if log else log_axes.exp().mean(0)
+
+
+def as_distance(
+    mu_r: Tensor,
+    var_r: Tensor,
+    mu_g: Tensor,
+    var_g: Tensor,
+    kernel: Literal["mean", "product", "prior"] = "mean",
+    estimator: Literal["v", "u"] = "v",
+) -> Tensor:
+    """Adversarial similarity distance between two batches of posteriors (AS-IntroVAE, Eqs. 3, 5, 6).
+
+    D = E k(r, r') + E k(g, g') - 2 E k(r, g): the squared L² distance between the aggregate posteriors Q_r and Q_g,
+    which is a squared MMD. It is not a 2-Wasserstein distance.
+    mu_r, var_r: (N, n), mu_g, var_g: (M, n), means and VARIANCES; gradients reach all four.
+    kernel: "product" (w = 1, Eq. 6), "prior" (w = p(z), Eq. 3) or "mean" (per-axis mean, as published in code; it sees
+        the n marginals only). See `expected_likelihood_kernel`.
+    estimator: "v" takes all pairs (never negative but for rounding, biased upwards by the pairs i = i); "u" leaves
+        those out (unbiased, may be negative, needs two examples on each side).
+    Returns a scalar. Raises ValueError as the kernel does, and for a batch too small for the estimator.
+    """
+    _check_batches(r=(mu_r, var_r), g=(mu_g, var_g))
+    _check_choice("kernel", kernel, tuple(KERNELS))
+    _check_choice("estimator", estimator, ESTIMATORS)
+    weight, reduction = KERNELS[kernel]
+
+    def gram(mu_a: Tensor, var_a: Tensor, mu_b: Tensor, var_b: Tensor) -> Tensor:
+        return expected_likelihood_kernel(mu_a, var_a, mu_b, var_b, weight, reduction)  # type: ignore[arg-type]
+
+    within_r = _mean_over_pairs(gram(mu_r, var_r, mu_r, var_r), estimator, "mu_r")
+    within_g = _mean_over_pairs(gram(mu_g, var_g, mu_g, var_g), estimator, "mu_g")
+    return within_r + within_g - 2 * gram(mu_r, var_r, mu_g, var_g).mean()
+
+
+def _mean_over_pairs(gram: Tensor, estimator: str, name: str) -> Tensor:
+    """Mean of a square Gram matrix (N, N): of all entries ("v") or of those off the diagonal ("u")."""
+    count = gram.shape[0]
+    if estimator == "v":
+        return gram.mean()
+    if count < 2:
+        raise ValueError(f"{name} holds {count} example: estimator='u' needs at least 2; use estimator='v'")
+    return (gram.sum() - gram.diagonal().sum()) / (count * (count - 1))
+
+
+def _check_batches(**batches: tuple[Tensor, Tensor]) -> None:
+    """Means and variances of two batches, by the suffix of their parameters."""
+    for side, (mu, var) in batches.items():
+        if not (isinstance(mu, Tensor) and isinstance(var, Tensor)):
+            raise ValueError(f"mu_{side} and var_{side} must be tensors, got {type(mu).__name__} and {type(var).__name__}")
+        if mu.dim() != 2 or var.shape != mu.shape or 0 in mu.shape:
+            raise ValueError(
+                f"mu_{side} and var_{side} must share a non-empty shape (batch, latent axes), "
+                f"got {tuple(mu.shape)} and {tuple(var.shape)}"
+            )
+    first, second = ((side, mu.shape[1]) for side, (mu, _) in batches.items())
+    if first[1] != second[1]:
+        raise ValueError(f"mu_{first[0]} has {first[1]} latent axes, mu_{second[0]} has {second[1]}: they must be equal")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
+
+
+def _full_precision(x: Tensor) -> Tensor:
+    # Differences of squares do not survive the 8 bits of bfloat16; float32 and float64 pass unchanged.
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

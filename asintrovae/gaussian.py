@@ -1,0 +1,50 @@
+"""Diagonal Gaussians: the posterior q(z|x), and the only place where its Kullback-Leibler divergence is written."""
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+def reparameterize(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """Draw z = mean + exp(logvar / 2) * noise, differentiable in mean and logvar (Kingma & Welling 2014, Sec. 2.4).
+
+    All three are (B, n); `noise` holds standard normal draws, passed in so that the caller owns the randomness.
+    """
+    return mean + (0.5 * logvar).exp() * noise
+
+
+def kl_to_standard_normal(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mean, diag exp(logvar)) || N(0, I)) in nats, summed over the latent axes: (B, n), (B, n) -> (B,).
+
+    Kingma & Welling 2014, App. B. Never negative; zero exactly when mean = logvar = 0.
+    """
+    # expm1(l) - l rather than exp(l) - 1 - l: the latter loses every digit of a small KL to cancellation.
+    return 0.5 * (mean.square() + logvar.expm1() - logvar).sum(-1)
+
+
+class Gaussian(NamedTuple):
+    """Diagonal Gaussian over the last axis; a tuple, so that torch.func transforms see through it.
+
+    mean: (B, n). logvar: (B, n), natural logarithm of the variance.
+    """
+
+    mean: Tensor
+    logvar: Tensor
+
+    @property
+    def var(self) -> Tensor:
+        """Variance λ, (B, n): the square of the standard deviation."""
+        return self.logvar.exp()
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """One draw per example, (B, n), by `reparameterize`."""
+        return reparameterize(self.mean, self.logvar, noise)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density in nats at z (..., n), summed over the last axis: (...)."""
+        return -0.5 * ((z - self.mean).square() / self.var + self.logvar + math.log(2 * math.pi)).sum(-1)
+
+    def kl(self) -> Tensor:
+        """KL to the prior N(0, I), (B,), by `kl_to_standard_normal`."""
+        return kl_to_standard_normal(self.mean, self.logvar)

@@ -1,0 +1,171 @@
+"""How results are measured: histogram divergences and mode counts for points, fidelity for images, and collapse."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from asintrovae.config import RunConfig
+from asintrovae.data import ImageData, ToyData
+from asintrovae.gaussian import Gaussian
+from asintrovae.networks import GAN, Autoencoder
+from asintrovae.randomness import generator_for
+
+
+class Divergences(NamedTuple):
+    """protocol_kl, protocol_jsd: as in the published tables (no unit). kl_nats, jsd_nats: of the binned distributions."""
+
+    protocol_kl: float
+    protocol_jsd: float
+    kl_nats: float
+    jsd_nats: float
+
+
+def histogram_divergences(real: Tensor, fake: Tensor, extent: tuple[float, float], bins: int = 100) -> Divergences:
+    """Divergences between two clouds of points (N, 2), (M, 2), binned on extent² with bins x bins cells.
+
+    The protocol of the tables works with densities P (real) and Q (fake) per cell: KL = Σ P (log P - log(Q + 1e-14))/100,
+    and a "JSD" whose arguments are reversed, [KL(M‖P) + KL(M‖Q)]/2 with M = (P + Q)/2, so that it is not bounded by
+    log 2. kl_nats and jsd_nats are the Kullback-Leibler and Jensen-Shannon divergences of the cell probabilities; an
+    empty cell of Q counts as density 1e-14, or kl_nats would be infinite. All of them depend on bins and on the sample
+    sizes: two samples of one distribution do not reach zero. Points outside extent² are left out.
+    Raises ValueError if a cloud has another shape, holds NaN or has no point inside extent².
+    """
+    p, q = (_histogram_density(cloud, extent, bins, name) for cloud, name in ((real, "real"), (fake, "fake")))
+    middle = (p + q) / 2
+    cell = ((extent[1] - extent[0]) / bins) ** 2
+    return Divergences(
+        protocol_kl=_relative_entropy(p, q) / 100,
+        protocol_jsd=(_relative_entropy(middle, p) + _relative_entropy(middle, q)) / 2 / 100,
+        kl_nats=_relative_entropy(p, q) * cell,
+        jsd_nats=(_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2 * cell,
+    )
+
+
+def _histogram_density(points: Tensor, extent: tuple[float, float], bins: int, name: str) -> Tensor:
+    if points.dim() != 2 or points.shape[1] != 2 or not bool(points.isfinite().all()):
+        raise ValueError(f"{name} must be finite points of shape (count, 2), got shape {tuple(points.shape)}")
+    low, high = extent
+    counts = torch.histogramdd(points.detach().double().cpu(), [bins, bins], range=[low, high, low, high]).hist
+    if counts.sum() == 0:
+        raise ValueError(f"{name} has no point inside extent={extent}²")
+    return counts / counts.sum() / ((high - low) / bins) ** 2
+
+
+def _relative_entropy(p: Tensor, q: Tensor) -> float:
+    """Σ P (log P - log(Q + 1e-14)) over the cells with P > 0."""
+    return float((torch.special.xlogy(p, p) - p * (q + 1e-14).log()).sum())
+
+
+def modes_found(points: Tensor, centers: Tensor, radius: float, share: float = 0.25) -> int:
+    """How many of the K centers (K, 2) have, within `radius`, at least `share` of the N/K points they should have."""
+    near = torch.cdist(points.cpu(), centers) < radius
+    return int((near.sum(0) >= share * len(points) / len(centers)).sum())
+
+
+def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> Tensor:
+    """Squared Fréchet (2-Wasserstein) distance between N(mean_a, cov_a) and N(mean_b, cov_b); a scalar.
+
+    |m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½), Dowson & Landau 1982; on InceptionV3 features it is the FID of Heusel
+    et al. 2017. mean: (F,). cov: (F, F), symmetric positive semi-definite. Use float64: the trace cancels.
+    """
+    # tr (C_a C_b)^½ is the sum of the square roots of the eigenvalues, real and non-negative up to rounding.
+    root_trace = torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum()
+    squared: Tensor = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * root_trace
+    return squared
+
+
+def mse(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Mean squared error per pixel of images (B, C, H, W); averaged over all, a scalar."""
+    return (x - x_hat).square().mean()
+
+
+def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of images (B, C, H, W) in [0, 1], per image, then averaged; infinite where equal."""
+    from asintrovae._torchvision import torchvision  # noqa: F401 (torchmetrics imports it, so it must be repaired first)
+
+    from torchmetrics.functional.image import peak_signal_noise_ratio  # isort: skip (slow: only where it is needed)
+
+    value: Tensor = peak_signal_noise_ratio(x_hat, x, data_range=1.0, dim=(1, 2, 3))
+    return value
+
+
+def ssim(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Structural similarity of images (B, C, H, W) in [0, 1], at most 1, per image, then averaged (Wang et al. 2004).
+
+    Gaussian window of 11 pixels, σ = 1.5; torchmetrics mirrors the image at its border and averages over all of it.
+    """
+    from asintrovae._torchvision import torchvision  # noqa: F401
+
+    from torchmetrics.functional.image import structural_similarity_index_measure  # isort: skip
+
+    value: Tensor = structural_similarity_index_measure(x_hat, x, data_range=1.0)  # type: ignore[assignment]
+    return value
+
+
+def active_units(q: Gaussian, threshold: float = 0.01) -> int:
+    """Latent axes whose posterior mean varies over the data by more than `threshold` (Burda et al. 2016); q: (N, n)."""
+    return int((q.mean.var(0) > threshold).sum())
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside, the former mode afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def sample(model: Autoencoder | GAN, count: int, seed: int) -> Tensor:
+    """`count` images Dec(z), z ~ p(z), in evaluation mode; the seed fixes z."""
+    device = next(model.parameters()).device
+    z = torch.randn(count, model.latent_dim, generator=generator_for(seed, "samples")).to(device)
+    with evaluating(model):
+        return torch.cat([model.decode(part) for part in torch.split(z, 1000)])
+
+
+def reconstruct(model: Autoencoder, x: Tensor) -> tuple[Tensor, Gaussian]:
+    """Reconstructions Dec(μ(x)) from the posterior MEAN, and the posteriors, in evaluation mode."""
+    with evaluating(model):
+        posteriors = [model.encode(part) for part in torch.split(x, 1000)]
+        images = torch.cat([model.decode(q.mean) for q in posteriors])
+    return images, Gaussian(*(torch.cat(parts) for parts in zip(*posteriors, strict=True)))
+
+
+def evaluate(model: Autoencoder | GAN, data: ToyData | ImageData, config: RunConfig) -> dict[str, Any]:
+    """Metrics of a trained model on config.evaluation_samples test examples, and as many generated ones for points.
+
+    Points: the four divergences, modes found where the data have isolated ones, share of samples outside the histogram.
+    Images: PSNR, SSIM, MSE of reconstructions clamped to [0, 1]. Autoencoders: active units and mean KL in nats.
+    """
+    real = data.evaluation(config.evaluation_samples)
+    metrics: dict[str, Any] = {"evaluation_samples": len(real)}
+    if isinstance(data, ToyData):
+        metrics |= evaluate_points(real, sample(model, len(real), config.seed), data)
+    if isinstance(model, Autoencoder):
+        x_r, q = reconstruct(model, real)
+        metrics |= {"active_units": active_units(q), "kl": float(q.kl().mean())}
+        x_r = x_r if isinstance(data, ToyData) else x_r.clamp(0, 1)
+        metrics["mse"] = float(mse(real, x_r))
+        if isinstance(data, ImageData):
+            metrics |= {"psnr": float(psnr(real, x_r)), "ssim": float(ssim(real, x_r))}
+    return metrics
+
+
+def evaluate_points(real: Tensor, fake: Tensor, data: ToyData) -> dict[str, Any]:
+    """Metrics of generated points (N, 2) against real ones; "outside" is the share of points the histogram misses."""
+    low, high = data.density.extent
+    inside = ((fake >= low) & (fake <= high)).all(1)
+    metrics: dict[str, Any] = {"outside": float((~inside).float().mean())}
+    if bool(inside.any()):
+        metrics |= histogram_divergences(real, fake, data.density.extent)._asdict()
+    if data.density.centers is not None:
+        metrics["modes_found"] = modes_found(fake, data.density.centers, radius=(high - low) / 20)
+        metrics["modes"] = len(data.density.centers)
+    return metrics

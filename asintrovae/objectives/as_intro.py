@@ -1,0 +1,113 @@
+"""AS-IntroVAE (Eqs. 4 and 7 of AS-IntroVAE, signs repaired): Soft-IntroVAE whose fakes are also told apart by the AS-Distance."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from asintrovae.distance import as_distance
+from asintrovae.gaussian import Gaussian
+from asintrovae.objectives.base import Model, Noise, Phase, Terms, reconstruction_error
+
+
+def annealing_weight(i: float | Tensor, T: float) -> float | Tensor:
+    """c = min(5 i / T, 1), the weight of the KL divergence against the AS-Distance (below Eq. 7).
+
+    i: current iteration, 0 ≤ i, a number or a tensor. T: total number of iterations, > 0.
+    Raises ValueError for numbers outside these ranges.
+    """
+    if isinstance(i, Tensor):
+        return (5 * i / T).clamp(max=1)
+    if not (T > 0 and i >= 0):
+        raise ValueError(f"annealing_weight needs i >= 0 and T > 0, got i={i}, T={T}")
+    return min(5 * i / T, 1.0)
+
+
+@dataclass(frozen=True)
+class ASIntroVAE:
+    """Soft-IntroVAE with each KL(x_s), s = r, g, replaced by KL_s = c KL(x_s) + (1 - c) D; at c = 1 it is Soft-IntroVAE.
+
+    encoder: κ E[β_rec R(x) + β_kl KL(x)] + 1/(2α) Σ_s E exp(-ακ (β_rec R(sg x_s) + β_neg KL_s))
+    decoder: κ E[β_rec R(x) + ½ β_kl Σ_s KL_s + ½ γ_r β_rec Σ_s R(sg x_s)]
+    so that the encoder raises D and the decoder lowers it (Eq. 4).
+    beta_rec, beta_kl, beta_neg, alpha, gamma_r: as in `SoftIntroVAE`. kernel, estimator: of D, as in `as_distance`.
+    pairing: D of generated images against "reconstructed" ones, as published in code, or against "real" ones (Eq. 3).
+    distance_weight: multiplies D, whose scale is far below that of the KL divergence; 1 is the paper's form.
+    c: fixed weight in [0, 1] (the supplement's ablation), or None for the annealed `annealing_weight`.
+    """
+
+    beta_rec: float = 1.0
+    beta_kl: float = 1.0
+    beta_neg: float = 1.0
+    alpha: float = 2.0
+    gamma_r: float = 1e-8
+    kernel: Literal["mean", "product", "prior"] = "mean"
+    estimator: Literal["v", "u"] = "v"
+    pairing: Literal["reconstructed", "real"] = "reconstructed"
+    distance_weight: float = 1.0
+    c: float | None = None
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Encoder, then decoder."""
+        return (Phase("encoder", ("encoder",), self.encoder_loss), Phase("decoder", ("decoder",), self.decoder_loss))
+
+    def encoder_loss(self, model: Model, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
+        """ELBO on real images up, ELBO of the fakes down, D up."""
+        kappa = 1 / x[0].numel()
+        q = model.encode(x)
+        x_r = model.decode(q.sample(noise.posterior))
+        x_g = model.decode(noise.prior).detach()
+        rec, kl = reconstruction_error(x, x_r), q.kl()
+        x_r = x_r.detach()
+        q_r, q_g = model.encode(x_r), model.encode(x_g)
+        rec_r = reconstruction_error(x_r, model.decode(q_r.sample(noise.reconstructed)))
+        rec_g = reconstruction_error(x_g, model.decode(q_g.sample(noise.generated)))
+        c = self.weight(progress)
+        distance = self.distance(q, q_r, q_g, c)
+        kl_r, kl_g = (c * q_s.kl() + (1 - c) * distance for q_s in (q_r, q_g))
+        exp_elbo_r = (-self.alpha * kappa * (self.beta_rec * rec_r + self.beta_neg * kl_r)).exp()
+        exp_elbo_g = (-self.alpha * kappa * (self.beta_rec * rec_g + self.beta_neg * kl_g)).exp()
+        real = kappa * (self.beta_rec * rec + self.beta_kl * kl)
+        loss = (real + (exp_elbo_r + exp_elbo_g) / (2 * self.alpha)).mean()
+        terms = {
+            "rec": rec,
+            "kl": kl,
+            "kl_r": q_r.kl(),
+            "kl_g": q_g.kl(),
+            "exp_elbo_r": exp_elbo_r,
+            "exp_elbo_g": exp_elbo_g,
+            "distance": distance,
+        }
+        return loss, {name: term.mean() for name, term in terms.items()}
+
+    def decoder_loss(self, model: Model, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
+        """Reconstruction, and both the KL of the fakes and D pulled down through the encoder."""
+        kappa = 1 / x[0].numel()
+        q = model.encode(x)
+        x_r = model.decode(q.sample(noise.posterior).detach())
+        x_g = model.decode(noise.prior)
+        q_r, q_g = model.encode(x_r), model.encode(x_g)
+        rec = reconstruction_error(x, x_r)
+        rec_r = reconstruction_error(x_r.detach(), model.decode(q_r.sample(noise.reconstructed).detach()))
+        rec_g = reconstruction_error(x_g.detach(), model.decode(q_g.sample(noise.generated).detach()))
+        c = self.weight(progress)
+        distance = self.distance(q, q_r, q_g, c)
+        kl_r, kl_g = (c * q_s.kl() + (1 - c) * distance for q_s in (q_r, q_g))
+        fake = 0.5 * self.beta_kl * (kl_r + kl_g) + 0.5 * self.gamma_r * self.beta_rec * (rec_r + rec_g)
+        loss = kappa * (self.beta_rec * rec + fake).mean()
+        terms = {"rec": rec, "kl_r": q_r.kl(), "kl_g": q_g.kl(), "distance": distance}
+        return loss, {name: term.mean() for name, term in terms.items()}
+
+    def weight(self, progress: float) -> float | Tensor:
+        """c at this point of the run: the fixed one, or annealed (annealing_weight)."""
+        return annealing_weight(progress, 1.0) if self.c is None else self.c
+
+    def distance(self, q: Gaussian, q_r: Gaussian, q_g: Gaussian, c: float | Tensor) -> Tensor:
+        """Weighted D between generated images and what `pairing` sets against them; a scalar."""
+        q_other = q_r if self.pairing == "reconstructed" else q
+        # At c = 1 D has no part in the loss: it is still reported, but its backward pass is saved.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (isinstance(c, Tensor) or c != 1)):
+            distance = as_distance(q_other.mean, q_other.var, q_g.mean, q_g.var, self.kernel, self.estimator)
+        return self.distance_weight * distance

@@ -1,0 +1,90 @@
+"""Figures of the book and of the training notebooks, in one style: colour-blind safe, white behind, legible in dark mode."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
+from torch import Tensor
+
+BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+"""Okabe & Ito 2008. BLUE is real or reconstructed, ORANGE generated, throughout."""
+
+STYLE: dict[str, Any] = {
+    "figure.figsize": (7.2, 2.8),
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "white",
+    "axes.prop_cycle": cycler(color=COLORS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": "medium",
+    "axes.grid": False,
+    "legend.frameon": False,
+    "font.size": 9,
+    "image.interpolation": "nearest",
+}
+
+
+def use_style() -> None:
+    """Set the book's style for all figures that follow."""
+    plt.rcParams.update(STYLE)  # type: ignore[arg-type]
+
+
+def points_figure(real: Tensor, generated: Tensor, extent: tuple[float, float]) -> Figure:
+    """Real and generated points, (N, 2) each, side by side on the same square."""
+    figure, axes = plt.subplots(1, 2, figsize=(6.4, 3.2), sharex=True, sharey=True)
+    panels = (("real", real, BLUE), ("generated", generated, ORANGE))
+    for ax, (title, points, color) in zip(axes, panels, strict=True):
+        ax.scatter(points[:, 0].cpu(), points[:, 1].cpu(), s=1, color=color, rasterized=True)
+        ax.set(title=title, xlim=extent, ylim=extent, aspect="equal", xlabel="$x_1$")
+    axes[0].set_ylabel("$x_2$")
+    return figure
+
+
+def images_figure(rows: Mapping[str, Tensor]) -> Figure:
+    """Rows of images (N, C, H, W) in [0, 1], one row per name; values outside are clamped."""
+    from asintrovae._torchvision import torchvision  # here, so that only those who draw images wait for it
+
+    figure, axes = plt.subplots(len(rows), 1, figsize=(7.2, 0.62 * len(rows) + 0.2), squeeze=False)
+    for ax, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
+        grid = torchvision.utils.make_grid(images.cpu().clamp(0, 1), nrow=len(images), padding=1, pad_value=1.0)
+        ax.imshow(grid.permute(1, 2, 0))
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+        ax.set_ylabel(name, rotation=0, ha="right", va="center")
+    return figure
+
+
+def history_figure(history: Sequence[Mapping[str, float]], panels: Mapping[str, Sequence[str]]) -> Figure:
+    """Curves of a run. panels: title -> names of terms as in the history; a term the history lacks is left out."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 2.5), squeeze=False)
+    for ax, (title, names) in zip(axes[0], panels.items(), strict=True):
+        for name in names:
+            rows = [row for row in history if name in row]
+            if rows:
+                ax.plot([row["iteration"] for row in rows], [row[name] for row in rows], label=name, lw=1)
+        ax.set(title=title, xlabel="iteration", yscale="log")
+        if ax.lines:
+            ax.legend(fontsize="small")
+    return figure
+
+
+def draw_posteriors(ax: Axes, mu: Tensor, var: Tensor, color: str, label: str | None = None) -> None:
+    """Posteriors over two latent axes, (N, 2) means and variances, as ellipses of one standard deviation."""
+    for index, (center, spread) in enumerate(zip(mu.tolist(), var.sqrt().tolist(), strict=True)):
+        ellipse = Ellipse(center, 2 * spread[0], 2 * spread[1], facecolor=color, edgecolor=color, alpha=0.35)
+        ellipse.set_label(label if index == 0 else None)
+        ax.add_patch(ellipse)
+    ax.scatter(mu[:, 0], mu[:, 1], s=4, color=color)
+    ax.set(aspect="equal", xlabel="$z_1$", ylabel="$z_2$")
+
+
+def save_figure(figure: Figure, run_dir: str | Path, name: str) -> None:
+    """Write the figure to run_dir/name, a PNG."""
+    Path(run_dir).mkdir(parents=True, exist_ok=True)
+    figure.savefig(Path(run_dir) / name)

@@ -1,0 +1,241 @@
+"""The loop. It knows phases, data and checkpoints; it does not know which model it trains."""
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from tqdm.auto import tqdm
+
+from asintrovae.checkpoint import Checkpoint, all_finite, collect, load_checkpoint, restore, save_checkpoint
+from asintrovae.config import ParameterError, RunConfig
+from asintrovae.data.files import code_hash
+from asintrovae.objectives import VAE, Noise, Objective, Phase
+from asintrovae.randomness import generator_for
+
+# Parameters that may differ between the parts of one run: they say where and how often, not what is computed.
+FREE_PARAMETERS = {
+    *("run_dir", "data_dir", "download", "device", "threads", "evaluation_samples", "log_every", "checkpoint_every"),
+}
+
+
+class Data(Protocol):
+    """What the loop asks of a data set."""
+
+    def batch(self, index: int) -> Tensor:
+        """Batch number `index`, the same whenever it is asked for."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first value of a run that was not finite: its iteration (from 0) and its name, as in the history."""
+
+    iteration: int
+    term: str
+
+
+@dataclass
+class TrainingResult:
+    """history: one row of term -> value per logged iteration. seconds: of training, over all parts of the run.
+
+    divergence: None, or what stopped the run; the model then holds the last good checkpoint.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    divergence: Divergence | None = None
+
+
+def train(model: nn.Module, objective: Objective, data: Data, config: RunConfig) -> TrainingResult:
+    """Train in place for config.iterations, from the checkpoint in config.run_dir if there is one.
+
+    The first config.warmup_iterations() train a plain VAE where the model has an encoder and a decoder. Saves a
+    checkpoint every config.checkpoint_every iterations and at the end; a term that is not finite stops the run there.
+    Raises ParameterError if run_dir holds a run with other parameters.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    loop = Loop(model, objective, data, config)
+    loop.resume()
+    model.train()
+    bar = tqdm(range(loop.start, config.iterations), initial=loop.start, total=config.iterations, desc=config.model)
+    for i in bar:
+        terms = loop.iterate(i)
+        loop.watch.note(i, terms)
+        log, save = (every(i + 1, step, config.iterations) for step in (config.log_every, config.checkpoint_every))
+        if (log or save) and loop.diverged():
+            break
+        if log:
+            loop.log(i + 1, terms)
+        if save and not loop.save(i + 1):
+            break
+    if loop.result.divergence is not None:
+        loop.restore_last_good()
+    return loop.result
+
+
+def every(done: int, step: int, total: int) -> bool:
+    """Whether something that happens every `step` iterations, and at the end, is due after `done` of `total`."""
+    return done % step == 0 or done == total
+
+
+class Loop:
+    """The state of a run while it trains: what a checkpoint holds, and what every iteration needs."""
+
+    def __init__(self, model: nn.Module, objective: Objective, data: Data, config: RunConfig) -> None:
+        self.model, self.objective, self.data, self.config = model, objective, data, config
+        self.optimizers = build_optimizers(model, config)
+        self.warmup, self.warmup_end = VAE(config.beta_rec, config.beta_kl), 0
+        if {"encoder", "decoder"} <= self.optimizers.keys():
+            self.warmup_end = config.warmup_iterations()
+        self.start, self.result, self.watch = 0, TrainingResult(), FiniteWatch()
+        self.run_dir, self.clock = Path(config.run_dir), time.monotonic()
+
+    def iterate(self, i: int) -> dict[str, Tensor]:
+        """Iteration i: every phase in order. Returns loss and terms as <phase>.<term>, scalars still on the device.
+
+        Phases of one step share the batch of iteration i; a phase of several steps takes fresh ones.
+        """
+        phases = (self.warmup if i < self.warmup_end else self.objective).phases
+        set_learning_rate(self.optimizers, self.config, i)
+        generator = generator_for(self.config.seed, "noise", i)
+        most_steps = max(phase.steps for phase in phases)
+        reported: dict[str, Tensor] = {}
+        for phase in phases:
+            for step in range(phase.steps):
+                x = self.data.batch(i * most_steps + step)
+                noise = Noise.draw(len(x), self.config.latent_dim, generator).to(x.device)
+                values = self.step(phase, x, noise, i / self.config.iterations)
+            reported |= {f"{phase.name}.{name}": value for name, value in values.items()}
+        return reported
+
+    def step(self, phase: Phase, x: Tensor, noise: Noise, progress: float) -> dict[str, Tensor]:
+        """One gradient step of the half that learns in this phase. Returns its loss and terms, detached."""
+        learners = [self.optimizers[half] for half in phase.learns]
+        with only_learning(self.model, phase.learns):
+            loss, terms = phase.loss(self.model, x, noise, progress)
+            for optimizer in learners:
+                optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+        for optimizer in learners:
+            optimizer.step()
+        return {name: value.detach() for name, value in {"loss": loss, **terms}.items()}
+
+    def resume(self) -> None:
+        """Take up the run where its checkpoint left it, or save the untrained model as the first one.
+
+        Raises ParameterError, listing the differences, if run_dir holds a run with other parameters.
+        """
+        checkpoint = load_checkpoint(self.run_dir)
+        if checkpoint is None:
+            self.save(0)
+            return
+        saved, wanted = checkpoint.meta["config"], self.config.model_dump(mode="json")
+        names = [name for name in wanted if name not in FREE_PARAMETERS and saved.get(name) != wanted[name]]
+        saved["objective"], wanted["objective"] = checkpoint.meta["objective"], repr(self.objective)
+        if not names and saved["objective"] != wanted["objective"]:  # not built from the config
+            names = ["objective"]
+        if names:
+            differences = ", ".join(f"{name} {saved.get(name)!r} there, {wanted[name]!r} here" for name in names)
+            raise ParameterError(f"run_dir={str(self.run_dir)!r} holds another run ({differences}); choose another run_dir")
+        if checkpoint.meta["code"] != code_hash():
+            warnings.warn(f"run_dir={str(self.run_dir)!r} was begun with another version of the code", stacklevel=3)
+        restore(checkpoint, self.model, self.optimizers)
+        self.start = checkpoint.meta["iteration"]
+        self.result = TrainingResult(checkpoint.meta["history"], checkpoint.meta["seconds"])
+
+    def log(self, done: int, terms: dict[str, Tensor]) -> None:
+        """Add a row to the history; waits for the device."""
+        self.result.history.append({"iteration": done} | {name: float(value) for name, value in terms.items()})
+
+    def save(self, done: int) -> bool:
+        """Save a checkpoint after `done` iterations; False, and no checkpoint, where the weights are not finite."""
+        now = time.monotonic()
+        self.result.seconds, self.clock = self.result.seconds + now - self.clock, now
+        tensors = collect(self.model, self.optimizers)
+        if not all_finite(tensors):  # a broken gradient shows in the weights before it shows in a term
+            self.result.divergence = Divergence(done - 1, "weights")
+            return False
+        meta = {
+            "iteration": done,
+            "seconds": self.result.seconds,
+            "history": self.result.history,
+            "config": self.config.model_dump(mode="json"),
+            "objective": repr(self.objective),
+            "code": code_hash(),
+        }
+        save_checkpoint(self.run_dir, Checkpoint(tensors, meta))
+        return True
+
+    def diverged(self) -> bool:
+        """Whether a term has not been finite since the start; waits for the device."""
+        self.result.divergence = self.watch.first()
+        return self.result.divergence is not None
+
+    def restore_last_good(self) -> None:
+        """Put the weights of the last checkpoint back; there is always one, of iteration 0 at least."""
+        if (checkpoint := load_checkpoint(self.run_dir)) is not None:
+            restore(checkpoint, self.model)
+
+
+@contextmanager
+def only_learning(model: nn.Module, learns: tuple[str, ...]) -> Iterator[None]:
+    """Freeze every parameter outside the named halves; gradients still flow through the frozen ones to their inputs."""
+    learning = {id(parameter) for half in learns for parameter in getattr(model, half).parameters()}
+    frozen = [p for p in model.parameters() if p.requires_grad and id(p) not in learning]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+def build_optimizers(model: nn.Module, config: RunConfig) -> dict[str, Optimizer]:
+    """One Adam per half of the model, by the half's name, so that a phase moves its own half only."""
+    halves = model.named_children()
+    return {name: Adam(half.parameters(), config.learning_rate, config.adam_betas) for name, half in halves}
+
+
+def set_learning_rate(optimizers: dict[str, Optimizer], config: RunConfig, i: int) -> None:
+    """Learning rate of iteration i: a tenth of the one before after each milestone passed. A function of i, so no state."""
+    rate = config.learning_rate * 0.1 ** sum(i >= milestone for milestone in config.milestones)
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
+class FiniteWatch:
+    """Notes the first iteration at which each term was not finite, on the device, without waiting for it."""
+
+    def __init__(self) -> None:
+        self.iterations: dict[str, Tensor] = {}
+
+    def note(self, i: int, terms: dict[str, Tensor]) -> None:
+        """Look at the terms of iteration i."""
+        key = "\n".join(terms)
+        values = torch.stack([value.float() for value in terms.values()])
+        seen = self.iterations.get(key)
+        if seen is None:
+            seen = torch.full(values.shape, -1, device=values.device)
+        self.iterations[key] = torch.where(~values.isfinite() & (seen < 0), i, seen)
+
+    def first(self) -> Divergence | None:
+        """The earliest term that was not finite; among those of one iteration a term before the loss it is part of."""
+        found = [
+            (iteration, name.endswith(".loss"), name)
+            for key, iterations in self.iterations.items()
+            for name, iteration in zip(key.split("\n"), iterations.tolist(), strict=True)
+            if iteration >= 0
+        ]
+        if not found:
+            return None
+        iteration, _, name = min(found)
+        return Divergence(iteration, name)

@@ -1,0 +1,32 @@
+// Mounts the anywidgets of a built page, where there is no kernel: each brings its own module, and all it needs is a
+// place to draw and a model that remembers what was set. Replaces a widget manager of several megabytes.
+const states = {};
+for (const script of document.querySelectorAll('script[type="application/vnd.jupyter.widget-state+json"]')) {
+  Object.assign(states, JSON.parse(script.textContent).state);
+}
+
+function memoryModel(state) {
+  const listeners = {};
+  return {
+    get: (name) => state[name],
+    set(name, value) {
+      state[name] = value;
+      for (const listener of listeners[`change:${name}`] ?? []) listener();
+    },
+    on: (event, listener) => (listeners[event] ??= []).push(listener),
+    off: (event, listener) => { listeners[event] = (listeners[event] ?? []).filter((other) => other !== listener); },
+    save_changes() {},
+    send() {},
+  };
+}
+
+for (const view of document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]')) {
+  const state = states[JSON.parse(view.textContent).model_id]?.state;
+  if (!state?._esm) continue; // not an anywidget: nothing here can draw it
+  const url = URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }));
+  const { default: widget } = await import(url);
+  const el = document.createElement("div");
+  view.after(el);
+  widget.render({ model: memoryModel(state), el });
+  URL.revokeObjectURL(url);
+}

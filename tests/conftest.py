@@ -1,0 +1,39 @@
+"""Shared set-up: one thread per worker (pytest-xdist runs as many workers as cores) and small runs for every model."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from asintrovae import RunConfig, build_data, build_model, build_objective
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ["vae", "intro", "soft_intro", "as_intro", "wgan_gp"]
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(20220723)
+
+
+@pytest.fixture
+def mnist_root() -> Path:
+    """Folder of the full data sets, where the machine has them."""
+    root = os.environ.get("ASINTROVAE_DATA")
+    if root is None or not (Path(root) / "MNIST" / "raw").exists():
+        pytest.skip("ASINTROVAE_DATA names no folder with MNIST/raw: the full data set is not here")
+    return Path(root)
+
+
+def tiny_config(run_dir: Path, **parameters: object) -> RunConfig:
+    """A toy run of a second; anything can be overridden."""
+    small = {"iterations": 20, "widths": (16,), "batch_size": 32, "log_every": 5, "checkpoint_every": 10, "device": "cpu"}
+    return RunConfig(**{**small, "evaluation_samples": 200, "run_dir": str(run_dir), **parameters})
+
+
+def build(config: RunConfig):
+    """Data, model and objective of a run."""
+    data = build_data(config)
+    return data, build_model(config, data.shape), build_objective(config)

@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from asintrovae import ParameterError, RunConfig
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"modle": "x"}, "unknown parameter 'modle' (value 'x'); did you mean 'model'?"),
+        ({"learning_rat": 1}, "unknown parameter 'learning_rat' (value 1); did you mean 'learning_rate'?"),
+        ({"model": "gan"}, "model='gan': should be 'vae', 'intro', 'soft_intro', 'as_intro' or 'wgan_gp'"),
+        ({"iterations": 0}, "iterations=0: should be greater than or equal to 1"),
+        ({"iterations": 2.5}, "iterations=2.5: should be a valid integer, got a number with a fractional part"),
+        ({"iterations": "many"}, "iterations='many': should be a valid integer, unable to parse string as an integer"),
+        ({"iterations": True}, "iterations=True: must be a number, not true or false"),
+        ({"beta_kl": float("nan")}, "beta_kl=nan: should be a finite number"),
+        ({"beta_kl": -1}, "beta_kl=-1: should be greater than or equal to 0"),
+        ({"c": 1.5}, "c=1.5: should be less than or equal to 1"),
+        ({"widths": []}, "widths=[]: Tuple should have at least 1 item after validation, not 0"),
+        ({"warmup": 30, "iterations": 20}, "warmup=30 exceeds iterations=20; lower it or leave it out"),
+        (
+            {"warmup": 200, "iterations": 1000},
+            "warmup=200 leaves nothing of the annealing: c reaches 1 after 200 of iterations=1000, before the game begins; "
+            "shorten warmup or fix c in [0, 1]",
+        ),
+        (
+            {"estimator": "u", "batch_size": 1},
+            "estimator='u' needs batch_size of at least 2, got batch_size=1; use estimator='v'",
+        ),
+        ({"device": "gpu"}, "device='gpu': String should match pattern '^(auto|cpu|mps|cuda(:\\d+)?)$'"),
+    ],
+)
+def test_bad_parameters_fail_in_one_line(parameters, message):
+    with pytest.raises(ParameterError) as caught:
+        RunConfig(**parameters)
+    assert str(caught.value) == message
+
+
+def test_two_mistakes_are_both_named():
+    with pytest.raises(ParameterError, match=r"iterations=0.*; .*'modle'"):
+        RunConfig(iterations=0, modle="x")
+
+
+def test_numbers_may_come_as_strings():
+    config = RunConfig(iterations="200", learning_rate="1e-3", widths=["8", 8])
+    assert (config.iterations, config.learning_rate, config.widths) == (200, 1e-3, (8, 8))
+
+
+def test_namespace_of_a_notebook():
+    namespace = {"model": "vae", "iterations": 7, "_private": 1, "In": [""], "Out": {}, "torch": torch, "open": open}
+    assert RunConfig.from_namespace(namespace) == RunConfig(model="vae", iterations=7)
+    with pytest.raises(ParameterError, match="did you mean 'seed'"):
+        RunConfig.from_namespace({**namespace, "sede": 3})
+    with pytest.raises(ParameterError, match=r"run_dir=.*: should be a valid string"):
+        RunConfig.from_namespace({**namespace, "run_dir": {"a": 1}})
+    with pytest.raises(ParameterError, match="dataset='rings': this notebook takes mnist-subset, mnist"):
+        RunConfig.from_namespace({**namespace, "dataset": "rings"}, kind="images")
+
+
+def test_config_survives_json():
+    config = RunConfig(widths=(8, 4), milestones=(5,), c=0.5)
+    assert RunConfig(**config.model_dump(mode="json")) == config
+
+
+def test_warmup_defaults_to_a_sixteenth():
+    assert RunConfig(iterations=8000).warmup_iterations() == 500
+    assert RunConfig(iterations=8000, warmup=0).warmup_iterations() == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_missing_device_is_refused():
+    with pytest.raises(ParameterError, match="device='cuda': this machine has none"):
+        RunConfig(device="cuda").torch_device()

@@ -1,0 +1,190 @@
+"""The labelled equations of the book, each checked by means that share nothing with the code: quadrature, Monte-Carlo,
+a literal transcription. The names are the labels."""
+
+import math
+
+import pytest
+import torch
+from scipy import integrate, stats
+
+from asintrovae import (
+    VAE,
+    WGANGP,
+    ASIntroVAE,
+    Gaussian,
+    IntroVAE,
+    SoftIntroVAE,
+    annealing_weight,
+    as_distance,
+    expected_likelihood_kernel,
+)
+from asintrovae.networks import mlp_autoencoder, mlp_gan
+from asintrovae.objectives import Noise
+
+B, N = 6, 2
+
+
+def posteriors(generator, batch, n):
+    return torch.randn(batch, n, generator=generator).double(), torch.rand(batch, n, generator=generator).double() + 0.2
+
+
+def quadrature(mu_a, var_a, mu_b, var_b, prior):
+    """∫ w q_a q_b dz over R^n for independent axes: the product of n one-dimensional integrals."""
+    value = 1.0
+    for ma, va, mb, vb in zip(mu_a.tolist(), var_a.tolist(), mu_b.tolist(), var_b.tolist(), strict=True):
+        a, b = stats.norm(ma, math.sqrt(va)), stats.norm(mb, math.sqrt(vb))
+        weight = stats.norm.pdf if prior else (lambda z: 1.0)
+        value *= integrate.quad(lambda z, a=a, b=b, w=weight: w(z) * a.pdf(z) * b.pdf(z), -20, 20, points=[ma, mb])[0]
+    return value
+
+
+@pytest.mark.parametrize("weight", ["lebesgue", "prior"])
+def test_kernel_closed_forms_equal_quadrature(generator, weight):
+    a, b = posteriors(generator, 3, 3), posteriors(generator, 4, 3)
+    gram = expected_likelihood_kernel(*a, *b, weight)
+    for i in range(3):
+        for j in range(4):
+            expected = quadrature(a[0][i], a[1][i], b[0][j], b[1][j], weight == "prior")
+            assert math.isclose(gram[i, j], expected, rel_tol=1e-8)
+
+
+@pytest.mark.parametrize("weight", ["lebesgue", "prior"])
+def test_mean_reduction_is_the_mean_of_the_axes(generator, weight):
+    a, b = posteriors(generator, 3, 4), posteriors(generator, 2, 4)
+    axes = [expected_likelihood_kernel(a[0][:, [d]], a[1][:, [d]], b[0][:, [d]], b[1][:, [d]], weight) for d in range(4)]
+    expected = math.sqrt(2 * math.pi) * torch.stack(axes).mean(0)
+    torch.testing.assert_close(expected_likelihood_kernel(*a, *b, weight, "mean"), expected)
+
+
+def test_prior_kernel_equals_monte_carlo(generator):
+    """Eq. 5: k(x, y) = E_{z ~ p(z)} q(z|x) q(z|y)."""
+    a, b = posteriors(generator, 1, 2), posteriors(generator, 1, 2)
+    z = torch.randn(400_000, 2, generator=generator).double()
+    q_a, q_b = (Gaussian(mu, var.log()) for mu, var in (a, b))
+    draws = (q_a.log_prob(z) + q_b.log_prob(z)).exp()
+    error = draws.std() / math.sqrt(len(draws))
+    assert abs(draws.mean() - expected_likelihood_kernel(*a, *b, "prior").item()) < 4 * error
+
+
+@pytest.mark.parametrize("kernel", ["product", "prior"])
+def test_distance_is_the_squared_l2_distance_of_aggregate_posteriors(generator, kernel):
+    """Eq. 3 = Eq. 5: ∫ w (Q_r - Q_g)² dz on a grid, n = 2."""
+    r, g = posteriors(generator, 4, 2), posteriors(generator, 5, 2)
+    axis = torch.linspace(-12, 12, 601, dtype=torch.float64)
+    z = torch.cartesian_prod(axis, axis)
+    q_r, q_g = (Gaussian(mu[:, None], var.log()[:, None]).log_prob(z).exp().mean(0) for mu, var in (r, g))
+    w = Gaussian(torch.zeros(2).double(), torch.zeros(2).double()).log_prob(z).exp() if kernel == "prior" else 1.0
+    integral = (w * (q_r - q_g).square()).sum() * (axis[1] - axis[0]) ** 2
+    torch.testing.assert_close(as_distance(*r, *g, kernel), integral, rtol=1e-9, atol=0)
+
+
+def test_annealing_weight():
+    assert [annealing_weight(i, 100) for i in (0, 10, 20, 90)] == [0.0, 0.5, 1.0, 1.0]
+    with pytest.raises(ValueError, match="T=0"):
+        annealing_weight(1, 0)
+
+
+@pytest.fixture
+def setting(generator):
+    torch.manual_seed(1)
+    model = mlp_autoencoder(2, N, (8,)).double()
+    x = torch.randn(B, 2, generator=generator).double()
+    noise = Noise(*(t.double() for t in Noise.draw(B, N, generator)))
+    return model, x, noise
+
+
+def parts(model, x, noise):
+    """R, KL and ELBO ingredients of x, x_r, x_g, example by example, written out from the notation page."""
+
+    def one(image, eps):
+        mean, logvar = model.encode(image)
+        z = mean + (logvar / 2).exp() * eps
+        rec = torch.stack([((image[b] - model.decode(z)[b]) ** 2).sum() for b in range(B)])
+        kl = torch.stack([0.5 * (mean[b] ** 2 + logvar[b].exp() - 1 - logvar[b]).sum() for b in range(B)])
+        return rec, kl, mean, logvar.exp(), model.decode(z)
+
+    rec, kl, mu, var, x_r = one(x, noise.posterior)
+    x_g = model.decode(noise.prior)
+    return (rec, kl, mu, var), one(x_r, noise.reconstructed)[:4], one(x_g, noise.generated)[:4]
+
+
+def test_vae_loss(setting):
+    (rec, kl, *_), _, _ = parts(*setting)
+    loss, terms = VAE(0.7, 1.3).loss(*setting, 0.0)
+    torch.testing.assert_close(loss, (0.7 * rec + 1.3 * kl).mean())
+    torch.testing.assert_close(terms["kl"], kl.mean())
+
+
+def test_intro_losses(setting):
+    (rec, kl, *_), (_, kl_r, *_), (_, kl_g, *_) = parts(*setting)
+    objective = IntroVAE(0.7, 1.3, 0.4, margin=2.0)
+    hinge = (2.0 - kl_r).clamp(min=0) + (2.0 - kl_g).clamp(min=0)
+    torch.testing.assert_close(objective.encoder_loss(*setting, 0.0)[0], (0.7 * rec + 1.3 * kl + 0.4 * hinge).mean())
+    torch.testing.assert_close(objective.decoder_loss(*setting, 0.0)[0], (0.7 * rec + 0.4 * (kl_r + kl_g)).mean())
+
+
+def expected_soft(setting, divergence_r, divergence_g, alpha=2.0, gamma_r=0.1):
+    (rec, kl, *_), (rec_r, *_), (rec_g, *_) = parts(*setting)
+    kappa, b_rec, b_kl, b_neg = 0.5, 0.7, 1.3, 0.4
+    fakes = sum((-alpha * kappa * (b_rec * r + b_neg * d)).exp() for r, d in ((rec_r, divergence_r), (rec_g, divergence_g)))
+    encoder = (kappa * (b_rec * rec + b_kl * kl) + fakes / (2 * alpha)).mean()
+    fake = 0.5 * b_kl * (divergence_r + divergence_g) + 0.5 * gamma_r * b_rec * (rec_r + rec_g)
+    return encoder, kappa * (b_rec * rec + fake).mean()
+
+
+def test_soft_intro_losses(setting):
+    _, (_, kl_r, *_), (_, kl_g, *_) = parts(*setting)
+    objective = SoftIntroVAE(0.7, 1.3, 0.4, gamma_r=0.1)
+    encoder, decoder = expected_soft(setting, kl_r, kl_g)
+    torch.testing.assert_close(objective.encoder_loss(*setting, 0.0)[0], encoder)
+    torch.testing.assert_close(objective.decoder_loss(*setting, 0.0)[0], decoder)
+
+
+@pytest.mark.parametrize("pairing", ["reconstructed", "real"])
+@pytest.mark.parametrize("kernel", ["mean", "product", "prior"])
+def test_as_intro_losses(setting, pairing, kernel):
+    real, (_, kl_r, *r), (_, kl_g, *g) = parts(*setting)
+    c = annealing_weight(0.1, 1)
+    other = r if pairing == "reconstructed" else real[2:]
+    distance = 3.0 * as_distance(*other, *g, kernel)
+    objective = ASIntroVAE(0.7, 1.3, 0.4, gamma_r=0.1, kernel=kernel, pairing=pairing, distance_weight=3.0)
+    encoder, decoder = expected_soft(setting, c * kl_r + (1 - c) * distance, c * kl_g + (1 - c) * distance)
+    torch.testing.assert_close(objective.encoder_loss(*setting, 0.1)[0], encoder)
+    torch.testing.assert_close(objective.decoder_loss(*setting, 0.1)[0], decoder)
+
+
+def test_as_intro_at_c_1_is_soft_intro_exactly(setting):
+    soft, annealed = SoftIntroVAE(0.7, 1.3, 0.4), ASIntroVAE(0.7, 1.3, 0.4)
+    for phase_s, phase_a in zip(soft.phases, annealed.phases, strict=True):
+        for progress in (0.2, 0.5, 1.0):
+            loss_s, loss_a = phase_s.loss(*setting, progress)[0], phase_a.loss(*setting, progress)[0]
+            assert torch.equal(loss_s, loss_a)
+            model = setting[0]
+            grads = [torch.autograd.grad(loss, list(model.parameters()), allow_unused=True) for loss in (loss_s, loss_a)]
+            assert all((a is None and b is None) or torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("c", [0.0, 0.5])
+def test_encoder_raises_the_distance_and_decoder_lowers_it(setting, c):
+    """Eq. 4, max over the encoder and min over the decoder: the sign of dL/dD in Eq. 7, through distance_weight."""
+    weight = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)  # dL/dweight = dL/d(weighted D) · D, and D > 0
+    objective = ASIntroVAE(0.7, 1.3, 0.4, distance_weight=weight, c=c)
+    (encoder_slope,) = torch.autograd.grad(objective.encoder_loss(*setting, 0.0)[0], weight)
+    (decoder_slope,) = torch.autograd.grad(objective.decoder_loss(*setting, 0.0)[0], weight)
+    assert encoder_slope < 0 < decoder_slope
+
+
+def test_wgan_gp_losses(generator):
+    torch.manual_seed(2)
+    model = mlp_gan(2, N, (8,)).double()
+    x = torch.randn(B, 2, generator=generator).double()
+    noise = Noise(*(t.double() for t in Noise.draw(B, N, generator)))
+    x_g = model.decode(noise.prior)
+    penalty = 0.0
+    for b in range(B):
+        x_hat = (noise.mix[b] * x[b] + (1 - noise.mix[b]) * x_g[b]).detach().requires_grad_()
+        slope = torch.autograd.grad(model.critic(x_hat[None]).sum(), x_hat)[0].norm()
+        penalty += (slope - 1) ** 2 / B
+    expected = model.critic(x_g).mean() - model.critic(x).mean() + 10 * penalty
+    torch.testing.assert_close(WGANGP().critic_loss(model, x, noise, 0.0)[0], expected)
+    torch.testing.assert_close(WGANGP().generator_loss(model, x, noise, 0.0)[0], -model.critic(x_g).mean())

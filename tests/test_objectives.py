@@ -1,0 +1,110 @@
+import dataclasses
+
+import pytest
+import torch
+from conftest import MODELS, build, tiny_config
+from torch.func import functional_call, stack_module_state, vmap
+
+from asintrovae.networks import mlp_autoencoder, mlp_gan
+from asintrovae.objectives import Noise, SoftIntroVAE
+from asintrovae.randomness import generator_for
+from asintrovae.training import only_learning
+
+
+def noise_for(batch, n=2, seed=3):
+    return Noise.draw(batch, n, generator_for(seed, "noise"))
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_gradients_reach_exactly_the_half_that_learns(tmp_path, model_name):
+    data, model, objective = build(tiny_config(tmp_path, model=model_name))
+    for phase in objective.phases:
+        with only_learning(model, phase.learns):
+            phase.loss(model, data.batch(0), noise_for(32), 0.05)[0].backward()
+        for half, module in model.named_children():
+            moved = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in module.parameters()]
+            # The last bias of a critic that enters as a difference has gradient 0 in its own phase.
+            assert any(moved) == (half in phase.learns), (phase.name, half)
+            assert half in phase.learns or all(p.grad is None for p in module.parameters())
+        model.zero_grad(set_to_none=True)
+        assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_loss_is_blind_to_the_order_of_the_batch_and_pure(tmp_path, model_name):
+    data, model, objective = build(tiny_config(tmp_path, model=model_name))
+    model, x = model.double(), data.batch(0).double()
+    noise = Noise(*(t.double() for t in noise_for(32)))
+    order = torch.randperm(32, generator=generator_for(0, "evaluation"))
+    for phase in objective.phases:
+        loss = phase.loss(model, x, noise, 0.05)[0]
+        assert torch.equal(loss, phase.loss(model, x, noise, 0.05)[0])
+        torch.testing.assert_close(loss, phase.loss(model, x[order], Noise(*(t[order] for t in noise)), 0.05)[0])
+
+
+def test_fakes_do_not_move_the_decoder_in_the_encoder_phase(tmp_path):
+    """sg(x_s): with β_rec = 0 nothing but the fakes ties the encoder's loss to the decoder."""
+    _, model, _ = build(tiny_config(tmp_path, model="soft_intro"))
+    objective = SoftIntroVAE(beta_rec=0.0)
+    x = torch.randn(8, 2, generator=generator_for(0, "data"))
+    loss, _ = objective.encoder_loss(model, x, noise_for(8), 0.0)
+    grads = torch.autograd.grad(loss, list(model.decoder.parameters()), allow_unused=True)
+    assert all(g is None or not g.any() for g in grads)
+
+
+class PhaseLoss(torch.nn.Module):
+    """A phase as a module, so that torch.func can call it with other parameters."""
+
+    def __init__(self, model, objective, phase_index):
+        super().__init__()
+        self.model, self.objective, self.phase_index = model, objective, phase_index
+
+    def forward(self, x, noise, progress, parameters):
+        objective = dataclasses.replace(self.objective, **parameters)
+        return objective.phases[self.phase_index].loss(self.model, x, noise, progress)[0]
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_a_stack_of_models_under_vmap_equals_the_models_one_by_one(tmp_path, model_name):
+    config = tiny_config(tmp_path, model=model_name)
+    data, _, objective = build(config)
+    make = mlp_gan if model_name == "wgan_gp" else mlp_autoencoder
+    models = [make(2, 2, (8,)) for _ in range(3)]
+    names = ["gradient_penalty"] if model_name == "wgan_gp" else ["beta_rec", "beta_kl"]
+    names += {"as_intro": ["beta_neg", "distance_weight", "c"], "intro": ["margin"]}.get(model_name, [])
+    hyper = {name: torch.tensor([0.5, 0.7, 1.0]) for name in names}
+    x = torch.stack([data.batch(i) for i in range(3)])
+    noise = Noise(*map(torch.stack, zip(*(noise_for(32, seed=s) for s in range(3)), strict=True)))
+    for index, phase in enumerate(objective.phases):
+        losses = [PhaseLoss(m, objective, index) for m in models]
+        params, buffers = stack_module_state(losses)
+
+        def total(params, losses=losses, buffers=buffers):
+            def one(p, b, x, noise, hyper):
+                return functional_call(losses[0], (p, b), (x, noise, 0.05, hyper))
+
+            return vmap(one)(params, buffers, x, noise, hyper)
+
+        stacked = total(params)
+        stacked.sum().backward()
+        for m, loss in enumerate(losses):
+            single = loss(x[m], Noise(*(t[m] for t in noise)), 0.05, {name: hyper[name][m] for name in names})
+            torch.testing.assert_close(stacked[m], single)
+            learner = getattr(loss.model, phase.learns[0])
+            expected = torch.autograd.grad(single, list(learner.parameters()), allow_unused=True)
+            for (key, _), gradient in zip(learner.named_parameters(), expected, strict=True):
+                got = params[f"model.{phase.learns[0]}.{key}"].grad[m]
+                expected_gradient = torch.zeros_like(got) if gradient is None else gradient
+                torch.testing.assert_close(got, expected_gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_penalty_is_finite_where_the_critic_is_flat():
+    """∇‖g‖ at g = 0 is NaN when the norm is written as a plain square root."""
+    from asintrovae import WGANGP
+
+    model = mlp_gan(2, 2, (8,))
+    torch.nn.init.zeros_(model.critic[0][0].weight)
+    loss, terms = WGANGP().critic_loss(model, torch.randn(4, 2, generator=generator_for(0, "data")), noise_for(4), 0.0)
+    loss.backward()
+    assert terms["penalty"] == 1.0
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

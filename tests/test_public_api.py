@@ -1,0 +1,84 @@
+"""The public names, and what the pages outside the code promise about them."""
+
+import ast
+import importlib
+import re
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+
+import asintrovae
+
+# fmt: off
+PUBLIC = [
+    "Gaussian", "kl_to_standard_normal", "reparameterize", "expected_likelihood_kernel", "as_distance", "annealing_weight",
+    "VAE", "IntroVAE", "SoftIntroVAE", "ASIntroVAE", "WGANGP", "RunConfig", "ParameterError", "train", "load_run",
+    "save_record", "build_data", "build_model", "build_objective", "evaluate", "reconstruct", "sample",
+    "histogram_divergences", "frechet_distance", "psnr", "ssim", "mse",
+]
+# fmt: on
+
+
+def test_public_names_are_these():
+    assert sorted(asintrovae.__all__) == sorted(PUBLIC)
+    for name in PUBLIC:
+        assert getattr(asintrovae, name).__doc__, name
+
+
+def test_signatures_are_those_of_the_book():
+    a, var = torch.zeros(3, 2), torch.ones(3, 2)
+    gram = asintrovae.expected_likelihood_kernel(a, var, a[:2], var[:2], weight="prior", reduction="mean", log=True)
+    assert gram.shape == (3, 2)
+    assert asintrovae.as_distance(a, var, a, var, kernel="product", estimator="u").shape == ()
+    assert asintrovae.kl_to_standard_normal(a, a).shape == (3,)
+
+
+def resolve(name: str) -> object:
+    """The object behind a dotted name, importing as much of it as is a module."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part)
+        return found
+    raise AssertionError(name)
+
+
+def test_every_name_of_the_notation_page_exists():
+    rows = [line for line in (ROOT / "book" / "notation.md").read_text().splitlines() if line.startswith("|")][2:]
+    names = [name for row in rows for name in re.findall(r"`([^`]+)`", row.replace(r"\|", "").split("|")[4])]
+    assert len(names) > 15
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "asintrovae").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    used = {node.arg for node in nodes if isinstance(node, ast.arg)} | {n.id for n in nodes if isinstance(n, ast.Name)}
+    for name in names:
+        if "." in name:
+            resolve(name)
+        else:
+            assert name in used, f"notation.md names {name}, which is no variable of the package"
+
+
+def test_every_equation_of_the_notation_page_is_labelled_in_a_chapter():
+    notation = (ROOT / "book" / "notation.md").read_text()
+    chapters = "".join(path.read_text() for path in (ROOT / "book" / "src").glob("*.md"))
+    labels = set(re.findall(r"\$\$ \((eq-[\w-]+)\)", chapters))
+    assert labels
+    assert set(re.findall(r"{eq}`(eq-[\w-]+)`", notation)) <= labels
+
+
+def test_environment_and_constraints_pin_the_same_versions():
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    by_pip = next(item["pip"] for item in environment["dependencies"] if isinstance(item, dict))
+    assert by_pip == [*pins, "-e ."]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "book" / "training" / "params").glob("*.yaml")), ids=lambda p: p.stem)
+def test_parameter_files_are_valid(path):
+    asintrovae.RunConfig(**yaml.safe_load(path.read_text()))

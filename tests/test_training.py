@@ -1,0 +1,203 @@
+import dataclasses
+import json
+import warnings
+
+import pytest
+import torch
+from conftest import MODELS, build, tiny_config
+
+from asintrovae import ParameterError, evaluate, load_run, save_record, train
+from asintrovae.checkpoint import load_checkpoint
+from asintrovae.networks import mlp_autoencoder
+from asintrovae.objectives import Phase
+
+
+def run(config):
+    data, model, objective = build(config)
+    return train(model, objective, data, config), model
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_the_same_seed_gives_the_same_run_and_another_another(tmp_path, model_name):
+    results = [run(tiny_config(tmp_path / str(i), model=model_name, seed=seed)) for i, seed in enumerate((0, 0, 1))]
+    assert results[0][0].history == results[1][0].history != results[2][0].history
+    assert all(torch.equal(a, b) for a, b in zip(*(weights(m).values() for _, m in results[:2]), strict=True))
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+@pytest.mark.parametrize("dataset", ["8gaussians", "mnist-subset"])
+def test_an_interrupted_run_resumes_bitwise(tmp_path, model_name, dataset):
+    if dataset == "mnist-subset" and model_name == "wgan_gp":
+        pytest.skip("WGAN-GP has 2-D networks only")
+    small = {"model": model_name, "dataset": dataset, "widths": (4,), "iterations": 6, "checkpoint_every": 2, "log_every": 1}
+    whole, model = run(tiny_config(tmp_path / "whole", **small))
+    config = tiny_config(tmp_path / "parts", **small)
+    data, cut_model, objective = build(config)
+
+    class Interrupted(Exception):  # noqa: N818
+        pass
+
+    batches = data.batch
+
+    def failing_batch(index):
+        if index // max(phase.steps for phase in objective.phases) == 5:
+            raise Interrupted
+        return batches(index)
+
+    data.batch = failing_batch
+    with pytest.raises(Interrupted):
+        train(cut_model, objective, data, config)
+    assert load_checkpoint(tmp_path / "parts").meta["iteration"] == 4
+    resumed, resumed_model = run(config)
+    assert resumed.history == whole.history
+    assert all(torch.equal(a, b) for a, b in zip(weights(model).values(), weights(resumed_model).values(), strict=True))
+
+
+def test_a_run_dir_with_other_parameters_is_refused(tmp_path):
+    run(tiny_config(tmp_path))
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(ParameterError, match=r"holds another run \(beta_kl 0.3 there, 0.7 here, seed 0 there, 1 here\)"):
+        run(tiny_config(tmp_path, beta_kl=0.7, seed=1))
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_run_dir_with_another_objective_is_refused(tmp_path):
+    config = tiny_config(tmp_path, model="soft_intro")
+    data, model, objective = build(config)
+    train(model, objective, data, config)
+    with pytest.raises(ParameterError, match=r"objective 'SoftIntroVAE.*beta_neg=0\.9.* there, 'SoftIntroVAE.*beta_neg=500"):
+        train(model, dataclasses.replace(objective, beta_neg=500), data, config)
+
+
+def test_other_code_than_the_run_was_begun_with_is_said(tmp_path, monkeypatch):
+    run(tiny_config(tmp_path))
+    monkeypatch.setattr("asintrovae.training.code_hash", lambda: "another")
+    with pytest.warns(UserWarning, match="begun with another version of the code"):
+        run(tiny_config(tmp_path))
+
+
+def test_phases_see_the_share_of_all_iterations_that_is_done(tmp_path):
+    """c = min(5 i / T, 1) counts the warm-up too."""
+    config = tiny_config(tmp_path, model="as_intro", warmup=2)
+    data, model, objective = build(config)
+    seen = []
+
+    class Watching:
+        @property
+        def phases(self):
+            def watch(phase):
+                def loss(model, x, noise, progress):
+                    seen.append(progress)
+                    return phase.loss(model, x, noise, progress)
+
+                return dataclasses.replace(phase, loss=loss)
+
+            return tuple(map(watch, objective.phases))
+
+    train(model, Watching(), data, config)
+    assert seen == [i / 20 for i in range(2, 20) for _ in range(2)]
+
+
+def test_parameters_the_user_froze_stay_frozen(tmp_path):
+    config = tiny_config(tmp_path, model="soft_intro")
+    data, model, objective = build(config)
+    frozen = model.encoder[0][0][0].weight.requires_grad_(False)
+    before = frozen.clone()
+    train(model, objective, data, config)
+    assert torch.equal(frozen, before)
+    assert not frozen.requires_grad
+
+
+class Breaking:
+    """A VAE whose KL turns into NaN at one iteration."""
+
+    def __init__(self, objective, at):
+        self.objective, self.at = objective, at
+
+    @property
+    def phases(self):
+        (phase,) = self.objective.phases
+
+        def loss(model, x, noise, progress):
+            value, terms = phase.loss(model, x, noise, progress)
+            bad = torch.tensor(float("nan")) if round(progress * 20) == self.at else torch.tensor(0.0)
+            return value + bad, {**terms, "kl": terms["kl"] + bad}
+
+        return (Phase(phase.name, phase.learns, loss),)
+
+
+def test_a_nan_stops_the_run_keeps_the_last_good_checkpoint_and_is_recorded(tmp_path):
+    config = tiny_config(tmp_path, model="vae", warmup=0)
+    data, model, objective = build(config)
+    result = train(model, Breaking(objective, at=13), data, config)
+    assert (result.divergence.iteration, result.divergence.term) == (13, "joint.kl")
+    assert load_checkpoint(tmp_path).meta["iteration"] == 10
+    assert all(tensor.isfinite().all() for tensor in weights(model).values())
+    record = save_record(config, result, evaluate(model, data, config))
+    assert record["status"] == "diverged"
+    assert json.loads((tmp_path / "record.json").read_text())["diverged"] == {"iteration": 13, "term": "joint.kl"}
+    assert [row["iteration"] for row in load_run(tmp_path).history] == [5, 10]
+
+
+def test_broken_weights_behind_finite_terms_are_never_saved(tmp_path):
+    config = tiny_config(tmp_path, model="vae", iterations=10, warmup=0)
+    data, model, objective = build(config)
+
+    class Poisoned(type(data)):
+        def batch(self, index):
+            if index == 9:  # after the last loss was seen to be finite, the step itself breaks the weights
+                model.decoder[-1].bias.register_hook(lambda g: g * float("nan"))
+            return super().batch(index)
+
+    data.__class__ = Poisoned
+    result = train(model, objective, data, config)
+    assert (result.divergence.iteration, result.divergence.term) == (9, "weights")
+    assert load_checkpoint(tmp_path).meta["iteration"] == 0
+
+
+def test_damaged_checkpoint_falls_back_to_the_generation_before(tmp_path):
+    whole, _ = run(tiny_config(tmp_path))
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="is damaged"):
+        resumed, _ = run(tiny_config(tmp_path))
+    assert resumed.history == whole.history
+
+
+def test_learning_rate_follows_its_milestones(tmp_path):
+    from asintrovae.training import build_optimizers, set_learning_rate
+
+    config = tiny_config(tmp_path, learning_rate=1e-2, milestones=(5, 8))
+    optimizers = build_optimizers(mlp_autoencoder(2, 2, (4,)), config)
+    rates = []
+    for i in (0, 4, 5, 7, 8):
+        set_learning_rate(optimizers, config, i)
+        rates.append({group["lr"] for o in optimizers.values() for group in o.param_groups})
+    assert [round(rate.pop(), 12) for rate in rates] == [1e-2, 1e-2, 1e-3, 1e-3, 1e-4]
+
+
+def test_warmup_is_a_plain_vae(tmp_path):
+    result, _ = run(tiny_config(tmp_path, model="soft_intro", warmup=10))
+    assert ["joint.loss" in row for row in result.history] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_a_recorded_run_loads_with_its_model(tmp_path, model_name):
+    config = tiny_config(tmp_path, model=model_name)
+    result, model = run(config)
+    data, _, _ = build(config)
+    record = save_record(config, result, evaluate(model, data, config))
+    loaded = load_run(tmp_path)
+    assert (loaded.config, loaded.record, loaded.history) == (config, record, result.history)
+    assert all(torch.equal(a, b) for a, b in zip(weights(model).values(), weights(loaded.model).values(), strict=True))
+    for name in ("checkpoint.safetensors", "checkpoint.previous.safetensors"):
+        (tmp_path / name).unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_run(tmp_path).model is None
+    with pytest.raises(FileNotFoundError, match=r"holds no record\.json"):
+        load_run(tmp_path / "nowhere")
