@@ -13,7 +13,7 @@ import nbclient
 import nbformat
 import papermill
 import pytest
-from conftest import ROOT
+from conftest import OVER_IPC, ROOT
 
 from asintrovae import RunConfig, load_run
 
@@ -31,8 +31,8 @@ def nbval(path, option="--nbval", cwd=BOOK, **environment):
     """Run nbval on a notebook: executes it and compares every output that is not marked as free."""
     command = [sys.executable, "-m", "pytest", option, "-q", "-rf", "-p", "no:cacheprovider", "--nbval-current-env", str(path)]
     sanitize = ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run([*command, *sanitize], cwd=cwd, env=env, capture_output=True, text=True)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests"), **environment}
+    return subprocess.run([*command, *sanitize, "-p", "nbval_over_ipc"], cwd=cwd, env=env, capture_output=True, text=True)
 
 
 def code_cells(notebook):
@@ -85,7 +85,7 @@ def test_cells_can_be_run_again_in_any_order(path):
     notebook = nbformat.read(path, as_version=4)
     again = [nbformat.v4.new_code_cell(cell.source) for cell in reversed(code_cells(notebook))]
     notebook.cells = [*code_cells(notebook), *again]
-    nbclient.NotebookClient(notebook, timeout=600, record_timing=False, kernel_name="python3").execute()
+    nbclient.NotebookClient(notebook, timeout=600, record_timing=False, kernel_name="python3", config=OVER_IPC).execute()
 
 
 @each_chapter
@@ -171,7 +171,7 @@ def test_papermill_run_leaves_everything_and_repeats(path, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run_dir = tmp_path / "run"
-    papermill.execute_notebook(path, "out.ipynb", {**TINY, "run_dir": str(run_dir)}, progress_bar=False)
+    papermill.execute_notebook(path, "out.ipynb", {**TINY, "run_dir": str(run_dir)}, progress_bar=False, config=OVER_IPC)
     names = {"record.json", "history.csv", "checkpoint.safetensors", "samples.png"}
     assert names <= {file.name for file in run_dir.iterdir()}
     run = load_run(run_dir)
@@ -194,7 +194,7 @@ def test_papermill_run_leaves_everything_and_repeats(path, tmp_path, monkeypatch
 def test_a_bad_parameter_stops_the_run_before_training(path, tmp_path, parameters, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        papermill.execute_notebook(path, "out.ipynb", {**parameters, "run_dir": "run"}, progress_bar=False)
+        papermill.execute_notebook(path, "out.ipynb", {**parameters, "run_dir": "run"}, progress_bar=False, config=OVER_IPC)
     assert str(caught.value).strip().endswith(f"ParameterError: {message}")
     assert not (tmp_path / "run").exists()
 
