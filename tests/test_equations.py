@@ -1,8 +1,9 @@
-"""The labelled equations of the book, each checked by means that share nothing with the code: quadrature, Monte-Carlo,
-a literal transcription. The names are the labels."""
+"""The labelled equations that the package computes, each by means that share nothing with its code: quadrature, Monte-Carlo,
+a literal transcription. test_equation_index.py holds this file against the book."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
@@ -17,11 +18,17 @@ from asintrovae import (
     annealing_weight,
     as_distance,
     expected_likelihood_kernel,
+    frechet_distance,
+    histogram_divergences,
+    kl_to_standard_normal,
+    psnr,
+    ssim,
 )
 from asintrovae.networks import mlp_autoencoder, mlp_gan
 from asintrovae.objectives import Noise
 
 B, N = 6, 2
+equation = pytest.mark.equation  # labels of the equations a test checks; test_equation_index.py holds them against the book
 
 
 def posteriors(generator, batch, n):
@@ -38,6 +45,24 @@ def quadrature(mu_a, var_a, mu_b, var_b, prior):
     return value
 
 
+@equation("eq-vae-reparameterisation")
+def test_samples_have_the_moments_asked_for(generator):
+    q = Gaussian(torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, -1.5]]))
+    z = q.sample(torch.randn(200_000, 2, generator=generator))
+    torch.testing.assert_close(z.mean(0), q.mean[0], atol=0.02, rtol=0)
+    torch.testing.assert_close(z.var(0), q.var[0], atol=0.03, rtol=0)
+
+
+@equation("eq-vae-kl")
+def test_kl_equals_quadrature():
+    mean, logvar = 0.7, -1.1
+    q = stats.norm(mean, math.exp(logvar / 2))
+    expected, _ = integrate.quad(lambda z: q.pdf(z) * (q.logpdf(z) - stats.norm.logpdf(z)), -12, 12)
+    kl = kl_to_standard_normal(torch.tensor([[mean]], dtype=torch.float64), torch.tensor([[logvar]], dtype=torch.float64))
+    assert abs(kl.item() - expected) < 1e-9
+
+
+@equation("eq-kernel-lebesgue", "eq-kernel-prior")
 @pytest.mark.parametrize("weight", ["lebesgue", "prior"])
 def test_kernel_closed_forms_equal_quadrature(generator, weight):
     a, b = posteriors(generator, 3, 3), posteriors(generator, 4, 3)
@@ -48,6 +73,7 @@ def test_kernel_closed_forms_equal_quadrature(generator, weight):
             assert math.isclose(gram[i, j], expected, rel_tol=1e-8)
 
 
+@equation("eq-kernel-mean")
 @pytest.mark.parametrize("weight", ["lebesgue", "prior"])
 def test_mean_reduction_is_the_mean_of_the_axes(generator, weight):
     a, b = posteriors(generator, 3, 4), posteriors(generator, 2, 4)
@@ -56,6 +82,7 @@ def test_mean_reduction_is_the_mean_of_the_axes(generator, weight):
     torch.testing.assert_close(expected_likelihood_kernel(*a, *b, weight, "mean"), expected)
 
 
+@equation("eq-kernel-prior")
 def test_prior_kernel_equals_monte_carlo(generator):
     """Eq. 5: k(x, y) = E_{z ~ p(z)} q(z|x) q(z|y)."""
     a, b = posteriors(generator, 1, 2), posteriors(generator, 1, 2)
@@ -66,6 +93,7 @@ def test_prior_kernel_equals_monte_carlo(generator):
     assert abs(draws.mean() - expected_likelihood_kernel(*a, *b, "prior").item()) < 4 * error
 
 
+@equation("eq-as-distance", "eq-kernel-trick")
 @pytest.mark.parametrize("kernel", ["product", "prior"])
 def test_distance_is_the_squared_l2_distance_of_aggregate_posteriors(generator, kernel):
     """Eq. 3 = Eq. 5: ∫ w (Q_r - Q_g)² dz on a grid, n = 2."""
@@ -76,6 +104,22 @@ def test_distance_is_the_squared_l2_distance_of_aggregate_posteriors(generator, 
     w = Gaussian(torch.zeros(2).double(), torch.zeros(2).double()).log_prob(z).exp() if kernel == "prior" else 1.0
     integral = (w * (q_r - q_g).square()).sum() * (axis[1] - axis[0]) ** 2
     torch.testing.assert_close(as_distance(*r, *g, kernel), integral, rtol=1e-9, atol=0)
+
+
+@equation("eq-estimators")
+@pytest.mark.parametrize("kernel", ["mean", "product", "prior"])
+def test_estimators_by_counting_pairs(generator, kernel):
+    r, g = posteriors(generator, 4, 2), posteriors(generator, 4, 2)
+    weight, reduction = {"mean": ("lebesgue", "mean"), "product": ("lebesgue", "product"), "prior": ("prior", "product")}[kernel]
+
+    def k(a, i, b, j):
+        return expected_likelihood_kernel(a[0][[i]], a[1][[i]], b[0][[j]], b[1][[j]], weight, reduction).item()
+
+    mixed = sum(k(r, i, g, j) for i in range(4) for j in range(4)) / 16
+    every = sum(k(a, i, a, j) for a in (r, g) for i in range(4) for j in range(4)) / 16
+    distinct = sum(k(a, i, a, j) for a in (r, g) for i in range(4) for j in range(4) if i != j) / 12
+    assert math.isclose(as_distance(*r, *g, kernel, "v"), every - 2 * mixed, rel_tol=1e-9, abs_tol=1e-12)
+    assert math.isclose(as_distance(*r, *g, kernel, "u"), distinct - 2 * mixed, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def test_annealing_weight():
@@ -108,6 +152,7 @@ def parts(model, x, noise):
     return (rec, kl, mu, var), one(x_r, noise.reconstructed)[:4], one(x_g, noise.generated)[:4]
 
 
+@equation("eq-vae-loss")
 def test_vae_loss(setting):
     (rec, kl, *_), _, _ = parts(*setting)
     loss, terms = VAE(0.7, 1.3).loss(*setting, 0.0)
@@ -115,6 +160,7 @@ def test_vae_loss(setting):
     torch.testing.assert_close(terms["kl"], kl.mean())
 
 
+@equation("eq-intro-encoder", "eq-intro-decoder")
 def test_intro_losses(setting):
     (rec, kl, *_), (_, kl_r, *_), (_, kl_g, *_) = parts(*setting)
     objective = IntroVAE(0.7, 1.3, 0.4, margin=2.0)
@@ -132,6 +178,7 @@ def expected_soft(setting, divergence_r, divergence_g, alpha=2.0, gamma_r=0.1):
     return encoder, kappa * (b_rec * rec + fake).mean()
 
 
+@equation("eq-soft-losses")
 def test_soft_intro_losses(setting):
     _, (_, kl_r, *_), (_, kl_g, *_) = parts(*setting)
     objective = SoftIntroVAE(0.7, 1.3, 0.4, gamma_r=0.1)
@@ -174,6 +221,7 @@ def test_encoder_raises_the_distance_and_decoder_lowers_it(setting, c):
     assert encoder_slope < 0 < decoder_slope
 
 
+@equation("eq-wgan-critic", "eq-wgan-generator")
 def test_wgan_gp_losses(generator):
     torch.manual_seed(2)
     model = mlp_gan(2, N, (8,)).double()
@@ -188,3 +236,60 @@ def test_wgan_gp_losses(generator):
     expected = model.critic(x_g).mean() - model.critic(x).mean() + 10 * penalty
     torch.testing.assert_close(WGANGP().critic_loss(model, x, noise, 0.0)[0], expected)
     torch.testing.assert_close(WGANGP().generator_loss(model, x, noise, 0.0)[0], -model.critic(x_g).mean())
+
+
+@equation("eq-measure-density", "eq-measure-kl", "eq-measure-jsd", "eq-measure-true")
+def test_divergences_by_hand():
+    """Two cells, P = (1, 0), Q = (1/2, 1/2) as probabilities; the histogram has four cells of area 1."""
+    real = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
+    fake = torch.tensor([[0.5, 0.5], [1.5, 0.5]])
+    scores = histogram_divergences(real, fake, (0.0, 2.0), bins=2)
+    assert math.isclose(scores.kl_nats, math.log(2), rel_tol=1e-9)
+    assert math.isclose(scores.protocol_kl, math.log(2) / 100, rel_tol=1e-9)
+    # M = (3/4, 1/4): the true JSD, and the reversed one, which pays log(1e14) for the cell where P is empty.
+    true = (math.log(4 / 3) + 0.5 * math.log(2 / 3) + 0.5 * math.log(2)) / 2
+    assert math.isclose(scores.jsd_nats, true, rel_tol=1e-9)
+    kl_mp = 0.75 * math.log(0.75) + 0.25 * math.log(0.25 / 1e-14)
+    kl_mq = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert math.isclose(scores.protocol_jsd, (kl_mp + kl_mq) / 200, rel_tol=1e-9)
+
+
+@equation("eq-measure-frechet")
+def test_frechet_distance_closed_forms(generator):
+    zero, eye = torch.zeros(3).double(), torch.eye(3).double()
+    assert abs(frechet_distance(zero, eye, zero, eye)) < 1e-12
+    shifted = frechet_distance(zero, eye, torch.tensor([1.0, 2.0, 0.0]).double(), eye)
+    assert math.isclose(shifted, 5.0, rel_tol=1e-12)
+    scales = torch.tensor([1.0, 4.0, 9.0]).double()  # commuting covariances: Σ (σ_a - σ_b)²
+    assert math.isclose(frechet_distance(zero, scales.diag(), zero, eye), 0 + 1 + 4, rel_tol=1e-12)
+    a, b = torch.randn(2, 3, 3, generator=generator).double() @ torch.randn(3, 3, generator=generator).double()
+    cov_a, cov_b = a @ a.T, b @ b.T  # singular values of a^T b: the nuclear norm is tr (C_a^½ C_b C_a^½)^½
+    expected = cov_a.trace() + cov_b.trace() - 2 * torch.linalg.svdvals(a.T @ b).sum()
+    torch.testing.assert_close(frechet_distance(zero, cov_a, zero, cov_b), expected, rtol=1e-8, atol=1e-8)
+
+
+@equation("eq-measure-psnr")
+def test_psnr_is_the_mean_over_images_of_the_logarithm():
+    x = torch.full((4, 1, 28, 28), 0.25)
+    shifted = x + torch.tensor([0.1, 0.2, 0.1, 0.2]).reshape(4, 1, 1, 1)
+    assert math.isclose(psnr(x, shifted), -10 * (math.log10(0.01) + math.log10(0.04)) / 2, rel_tol=1e-5)
+
+
+@equation("eq-measure-ssim")
+def test_ssim_window_by_window(generator):
+    """Wang et al. 2004 written out for each pixel, the border mirrored, the three factors apart."""
+    x, y = torch.rand(2, 13, 12, generator=generator).double()
+    weight = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    weight = np.outer(weight, weight) / weight.sum() ** 2
+    wide_x, wide_y = (np.pad(image.numpy(), 5, mode="reflect") for image in (x, y))
+    total = 0.0
+    for i in range(13):
+        for j in range(12):
+            a, b = wide_x[i : i + 11, j : j + 11], wide_y[i : i + 11, j : j + 11]
+            mu_a, mu_b = (weight * a).sum(), (weight * b).sum()
+            std_a, std_b = (math.sqrt((weight * (t - mu) ** 2).sum()) for t, mu in ((a, mu_a), (b, mu_b)))
+            cov = (weight * (a - mu_a) * (b - mu_b)).sum()
+            luminance = (2 * mu_a * mu_b + 1e-4) / (mu_a**2 + mu_b**2 + 1e-4)
+            contrast = (2 * std_a * std_b + 9e-4) / (std_a**2 + std_b**2 + 9e-4)
+            total += luminance * contrast * (cov + 4.5e-4) / (std_a * std_b + 4.5e-4)
+    torch.testing.assert_close(float(ssim(x[None, None], y[None, None])), total / (13 * 12), rtol=1e-6, atol=1e-6)

@@ -1,5 +1,4 @@
 import torch
-from scipy import integrate, stats
 
 from asintrovae import Gaussian, kl_to_standard_normal, reparameterize
 
@@ -16,14 +15,6 @@ def test_kl_equals_torch_distributions(generator):
     torch.testing.assert_close(q.kl(), expected)
 
 
-def test_kl_equals_quadrature():
-    mean, logvar = 0.7, -1.1
-    q = stats.norm(mean, 2.718281828459045 ** (logvar / 2))
-    expected, _ = integrate.quad(lambda z: q.pdf(z) * (q.logpdf(z) - stats.norm.logpdf(z)), -12, 12)
-    kl = kl_to_standard_normal(torch.tensor([[mean]], dtype=torch.float64), torch.tensor([[logvar]], dtype=torch.float64))
-    assert abs(kl.item() - expected) < 1e-9
-
-
 def test_kl_is_zero_at_the_prior_and_exact_near_it():
     assert kl_to_standard_normal(torch.zeros(2, 4), torch.zeros(2, 4)).tolist() == [0.0, 0.0]
     tiny = torch.tensor([[1e-3]])  # second order: logvar² / 4
@@ -33,13 +24,6 @@ def test_kl_is_zero_at_the_prior_and_exact_near_it():
 def test_kl_gradient_against_finite_differences(generator):
     mean, logvar = (t.requires_grad_() for t in random_gaussian(generator))
     assert torch.autograd.gradcheck(kl_to_standard_normal, (mean, logvar))
-
-
-def test_samples_have_the_moments_asked_for(generator):
-    q = Gaussian(torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, -1.5]]))
-    z = q.sample(torch.randn(200_000, 2, generator=generator))
-    torch.testing.assert_close(z.mean(0), q.mean[0], atol=0.02, rtol=0)
-    torch.testing.assert_close(z.var(0), q.var[0], atol=0.03, rtol=0)
 
 
 def test_reparameterize_takes_its_noise_as_given(generator):
