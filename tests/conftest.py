@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from traitlets.config import Config
 
 from asintrovae import RunConfig, build_data, build_model, build_objective
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
-OVER_IPC = Config({"KernelManager": {"transport": "ipc"}})  # why: nbval_over_ipc.py
 MODELS = ["vae", "intro", "soft_intro", "as_intro", "wgan_gp"]
 
 

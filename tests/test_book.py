@@ -12,7 +12,8 @@ from pathlib import Path
 import papermill
 import pytest
 import yaml
-from conftest import OVER_IPC, ROOT
+from conftest import ROOT
+from own_sockets import own_sockets
 
 from asintrovae.widgets import KernelExplorer
 
@@ -36,7 +37,7 @@ def built_book(tmp_path_factory):
     for name in ("toy", "images"):
         out = root / "book" / "runs" / f"{name}.ipynb"
         papermill.execute_notebook(ROOT / "book" / "training" / f"{name}.ipynb", out,
-                                   {**tiny, "run_dir": str(root / name)}, progress_bar=False, config=OVER_IPC)  # fmt: skip
+                                   {**tiny, "run_dir": str(root / name)}, progress_bar=False, config=own_sockets())  # fmt: skip
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(root), "-W", "-n", "--keep-going", "-q"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]

@@ -7,13 +7,15 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import requires
 
 import jupytext
 import nbclient
 import nbformat
 import papermill
 import pytest
-from conftest import OVER_IPC, ROOT
+from conftest import ROOT
+from own_sockets import own_sockets
 
 from asintrovae import RunConfig, load_run
 
@@ -32,7 +34,7 @@ def nbval(path, option="--nbval", cwd=BOOK, **environment):
     command = [sys.executable, "-m", "pytest", option, "-q", "-rf", "-p", "no:cacheprovider", "--nbval-current-env", str(path)]
     sanitize = ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg")]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests"), **environment}
-    return subprocess.run([*command, *sanitize, "-p", "nbval_over_ipc"], cwd=cwd, env=env, capture_output=True, text=True)
+    return subprocess.run([*command, *sanitize, "-p", "own_sockets"], cwd=cwd, env=env, capture_output=True, text=True)
 
 
 def code_cells(notebook):
@@ -79,13 +81,49 @@ def test_every_witness_says_true(path):
     assert all(line.split()[-1] == "True" for line in witnesses), witnesses
 
 
+@pytest.fixture(scope="session")
+def wheel_site(tmp_path_factory):
+    """A folder that holds the built wheel, unpacked as pip does it, and nothing else."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(folder / "site")]
+    subprocess.run([*install, *map(str, folder.glob("*.whl"))], check=True, capture_output=True)
+    return folder / "site"
+
+
 @each_chapter
-def test_cells_can_be_run_again_in_any_order(path):
-    """A full pass, then every cell once more from the last to the first, as readers do."""
+def test_runs_from_an_empty_directory_with_the_wheel_alone(path, wheel_site, tmp_path):
+    """As in Colab. Then every cell once more from the last to the first, as readers do."""
     notebook = nbformat.read(path, as_version=4)
+    where = nbformat.v4.new_code_cell("print(asintrovae.__file__)")
     again = [nbformat.v4.new_code_cell(cell.source) for cell in reversed(code_cells(notebook))]
-    notebook.cells = [*code_cells(notebook), *again]
-    nbclient.NotebookClient(notebook, timeout=600, record_timing=False, kernel_name="python3", config=OVER_IPC).execute()
+    notebook.cells = [*code_cells(notebook), where, *again]
+    client = nbclient.NotebookClient(
+        notebook,
+        timeout=600,
+        record_timing=False,
+        kernel_name="python3",
+        config=own_sockets(),
+        resources={"metadata": {"path": str(tmp_path)}},
+    )
+    client.execute(env={**os.environ, "PYTHONPATH": str(wheel_site), "ASINTROVAE_DATA": ""})
+    assert where.outputs[0].text.startswith(str(wheel_site))
+    assert not list(tmp_path.iterdir()), "the chapter leaves files behind"
+
+
+def test_chapters_import_nothing_that_the_wheel_does_not_require():
+    """IPython comes with every notebook; the rest must be among the dependencies."""
+    required = {re.match(r"[\w-]+", line)[0].replace("-", "_") for line in requires("asintrovae") if "extra ==" not in line}
+    for path in CHAPTERS + TRAINING:
+        source = "\n".join(
+            re.sub(r"(?m)^(\s*)%.*", r"\1pass", cell.source) for cell in code_cells(nbformat.read(path, as_version=4))
+        )
+        for node in ast.walk(ast.parse(source)):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            found = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
+            assert found <= required | {"asintrovae", "IPython"}, f"{path.stem} imports {found - required}"
 
 
 @each_chapter
@@ -171,7 +209,7 @@ def test_papermill_run_leaves_everything_and_repeats(path, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run_dir = tmp_path / "run"
-    papermill.execute_notebook(path, "out.ipynb", {**TINY, "run_dir": str(run_dir)}, progress_bar=False, config=OVER_IPC)
+    papermill.execute_notebook(path, "out.ipynb", {**TINY, "run_dir": str(run_dir)}, progress_bar=False, config=own_sockets())
     names = {"record.json", "history.csv", "checkpoint.safetensors", "samples.png"}
     assert names <= {file.name for file in run_dir.iterdir()}
     run = load_run(run_dir)
@@ -194,7 +232,7 @@ def test_papermill_run_leaves_everything_and_repeats(path, tmp_path, monkeypatch
 def test_a_bad_parameter_stops_the_run_before_training(path, tmp_path, parameters, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        papermill.execute_notebook(path, "out.ipynb", {**parameters, "run_dir": "run"}, progress_bar=False, config=OVER_IPC)
+        papermill.execute_notebook(path, "out.ipynb", {**parameters, "run_dir": "run"}, progress_bar=False, config=own_sockets())
     assert str(caught.value).strip().endswith(f"ParameterError: {message}")
     assert not (tmp_path / "run").exists()
 
