@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1# the networks here are small: threads would wait for each other longer than they compute
 export PYTHONUNBUFFERED := 1
 
-NOTEBOOKS := $(wildcard book/[0-9]*.ipynb book/appendix/*.ipynb book/training/*.ipynb)
+NOTEBOOKS := $(wildcard book/[0-9]*.ipynb book/training/*.ipynb)
 PACKAGE := $(shell find asintrovae -name '*.py' -o -name '*.js')
 RUNS := book/runs/toy.ipynb book/runs/images.ipynb
 

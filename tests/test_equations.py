@@ -24,6 +24,7 @@ from asintrovae import (
     psnr,
     ssim,
 )
+from asintrovae.metrics import active_units
 from asintrovae.networks import mlp_autoencoder, mlp_gan
 from asintrovae.objectives import Noise
 
@@ -122,6 +123,7 @@ def test_estimators_by_counting_pairs(generator, kernel):
     assert math.isclose(as_distance(*r, *g, kernel, "u"), distinct - 2 * mixed, rel_tol=1e-9, abs_tol=1e-12)
 
 
+@equation("eq-as-annealing")
 def test_annealing_weight():
     assert [annealing_weight(i, 100) for i in (0, 10, 20, 90)] == [0.0, 0.5, 1.0, 1.0]
     with pytest.raises(ValueError, match="T=0"):
@@ -187,6 +189,7 @@ def test_soft_intro_losses(setting):
     torch.testing.assert_close(objective.decoder_loss(*setting, 0.0)[0], decoder)
 
 
+@equation("eq-as-mixed", "eq-as-encoder", "eq-as-decoder")
 @pytest.mark.parametrize("pairing", ["reconstructed", "real"])
 @pytest.mark.parametrize("kernel", ["mean", "product", "prior"])
 def test_as_intro_losses(setting, pairing, kernel):
@@ -293,3 +296,9 @@ def test_ssim_window_by_window(generator):
             contrast = (2 * std_a * std_b + 9e-4) / (std_a**2 + std_b**2 + 9e-4)
             total += luminance * contrast * (cov + 4.5e-4) / (std_a * std_b + 4.5e-4)
     torch.testing.assert_close(float(ssim(x[None, None], y[None, None])), total / (13 * 12), rtol=1e-6, atol=1e-6)
+
+
+@equation("eq-wrong-units")
+def test_active_units_counts_axes_that_carry_information(generator):
+    mean = torch.randn(500, 3, generator=generator) * torch.tensor([1.0, 0.01, 0.5])
+    assert active_units(Gaussian(mean, torch.zeros_like(mean))) == 2

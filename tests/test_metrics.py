@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from asintrovae import Gaussian, histogram_divergences, mse, ssim
+from asintrovae import histogram_divergences, mse, ssim
 from asintrovae.data import toy_density
-from asintrovae.metrics import active_units, evaluating, modes_found
+from asintrovae.metrics import evaluating, modes_found
 from asintrovae.randomness import generator_for
 
 
@@ -69,11 +69,6 @@ def test_image_metrics_by_hand(generator):
     assert math.isclose(mse(x, shifted), 0.025, rel_tol=1e-5)
     assert math.isclose(ssim(x, x), 1.0, rel_tol=1e-5)
     assert ssim(x, torch.rand(4, 1, 28, 28, generator=generator)) < 0.1
-
-
-def test_active_units_counts_axes_that_carry_information(generator):
-    mean = torch.randn(500, 3, generator=generator) * torch.tensor([1.0, 0.01, 0.5])
-    assert active_units(Gaussian(mean, torch.zeros_like(mean))) == 2
 
 
 def test_evaluation_mode_is_left_as_it_was():

@@ -3,11 +3,14 @@
 usage: python book/tools/execute.py [--force] NOTEBOOK ...
 The text of each notebook is first taken over from its MyST pair in book/src, which is what people edit. A notebook with
 a `parameters` cell is a template for papermill and keeps no outputs. Each chapter stores under metadata.execution what
-its outputs were computed from and the seconds it took.
+its outputs were computed from, the seconds it took, and on what.
 """
 
 import argparse
+import datetime
 import hashlib
+import os
+import platform
 import sys
 import time
 from pathlib import Path
@@ -15,6 +18,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from asintrovae.data.files import code_hash
+from asintrovae.records import versions
 from nbclient import NotebookClient
 from tqdm import tqdm
 
@@ -50,6 +54,9 @@ def execute(path: Path) -> None:
     notebook.metadata["execution"] = {
         "fingerprint": fingerprint(notebook),
         "seconds": seconds,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "versions": versions(),
+        "date": datetime.date.today().isoformat(),
     }
     notebook.metadata.pop("language_info", None)  # the version of Python is nobody's change to review
     nbformat.write(notebook, path)

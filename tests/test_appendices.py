@@ -1,0 +1,80 @@
+"""The appendices say what is so: tests that exist, errors as the program words them, times within the budget."""
+
+import importlib.util
+import re
+import warnings
+
+import nbformat
+import pytest
+import torch
+from conftest import ROOT
+
+from asintrovae import RunConfig, as_distance, build_data, histogram_divergences, load_run, train
+
+from conftest import build, tiny_config  # isort: skip
+
+BOOK = ROOT / "book"
+spec = importlib.util.spec_from_file_location("appendices", BOOK / "tools" / "appendices.py")
+appendices = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(appendices)
+
+
+def test_every_departure_names_its_test():
+    rows = list(appendices.departures(BOOK))
+    assert {chapter for chapter, *_ in rows} == {path.stem for path in appendices.chapters(BOOK)}
+    defined = set(re.findall(r"(?m)^def (test_\w+)", "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))))
+    for chapter, text, tests in rows:
+        assert tests, f"{chapter}: {text} names no test"
+        assert set(tests) <= defined, f"{chapter}: {text} names a test that does not exist"
+
+
+def test_chapters_execute_in_eight_minutes_together():
+    runs = [nbformat.read(path, as_version=4).metadata["execution"] for path in appendices.chapters(BOOK)]
+    assert sum(run["seconds"] for run in runs) < 8 * 60
+    assert all({"machine", "versions", "date"} <= run.keys() for run in runs)
+
+
+def other_parameters(beta_kl):
+    config = tiny_config("runs/toy", beta_kl=beta_kl, iterations=2)
+    data, model, objective = build(config)
+    train(model, objective, data, config)
+
+
+def other_code(monkeypatch):
+    monkeypatch.setattr("asintrovae.training.code_hash", lambda: "another")
+    other_parameters(0.3)
+
+
+PROVOKED = {
+    "modle": lambda _: RunConfig(modle="x"),
+    "warmup=200": lambda _: RunConfig(warmup=200, iterations=1000),
+    "wgan_gp": lambda _: RunConfig(model="wgan_gp", dataset="mnist-subset"),
+    "device=": lambda _: RunConfig(device="cuda").torch_device(),
+    "another run": lambda _: other_parameters(0.5),
+    "another version": other_code,
+    "no record.json": lambda _: load_run("runs/toy"),
+    "dataset='mnist'": lambda _: build_data(RunConfig(dataset="mnist")),
+    "latent axes": lambda _: as_distance(*torch.ones(2, 4, 2), *torch.ones(2, 4, 3)),
+    "extent": lambda _: histogram_divergences(torch.zeros(3, 2), torch.full((3, 2), 9.0), (-2.0, 2.0)),
+}
+QUOTED = re.findall(r"```text\n(.*)\n```", (BOOK / "appendix" / "troubleshooting.md").read_text())
+
+
+@pytest.mark.parametrize("quoted", QUOTED)
+def test_quoted_errors_are_what_the_program_says(quoted, tmp_path, monkeypatch):
+    (provoke,) = [provoke for words, provoke in PROVOKED.items() if words in quoted]
+    if "device=" in quoted and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA, so its absence is no error")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ASINTROVAE_DATA", raising=False)
+    if "another" in quoted:
+        other_parameters(0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with pytest.raises((ValueError, FileNotFoundError, UserWarning)) as caught:
+            provoke(monkeypatch)
+    assert f"{caught.type.__name__}: {caught.value}" == quoted
+
+
+def test_every_provoked_error_is_quoted():
+    assert len(QUOTED) == len(PROVOKED)

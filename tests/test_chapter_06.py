@@ -1,0 +1,175 @@
+"""Claims of the chapter on AS-IntroVAE, and the player that shows its training."""
+
+import math
+import re
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from conftest import tiny_config
+from matplotlib.animation import FuncAnimation
+
+from asintrovae import (
+    ASIntroVAE,
+    ParameterError,
+    RunConfig,
+    annealing_weight,
+    build_data,
+    build_model,
+    build_objective,
+    load_run,
+    sample,
+)
+from asintrovae.data.files import embedded
+from asintrovae.networks import mlp_autoencoder
+from asintrovae.objectives import Noise
+from asintrovae.player import ICONS, player
+from asintrovae.randomness import generator_for
+from asintrovae.training import Loop, train
+
+WANTED = {"encoder": (1, 1, 1), "decoder": (1, -1, -1)}  # ELBO(x), KL(x_s), D
+
+
+@pytest.fixture
+def setting():
+    torch.manual_seed(1)
+    model = mlp_autoencoder(2, 2, (8,)).double()
+    x = torch.randn(16, 2, generator=generator_for(0, "data")).double()
+    noise = Noise(*(t.double() for t in Noise.draw(16, 2, generator_for(0, "noise"))))
+    return model, x, noise
+
+
+@pytest.mark.parametrize("step", [1, -1])
+@pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
+def test_eq_7_as_printed_has_no_right_reading(signs, step):
+    """Maximised or minimised, by finite differences: only a minus before KL and before D, maximised, moves all as wanted."""
+
+    def equation_7(player, elbo, kl, d, alpha=2.0, gamma=1.0, c=0.5):
+        bracket = -2.0 + signs[0] * c * kl + signs[1] * (1 - c) * d
+        return elbo - math.exp(alpha * bracket) / alpha if player == "encoder" else elbo + gamma * bracket
+
+    base, h, right = [-1.0, 1.0, 0.1], 1e-4, []
+    for who, wanted in WANTED.items():
+        for k, direction in enumerate(wanted):
+            moved = [b + h * (j == k) for j, b in enumerate(base)]
+            right.append((equation_7(who, *moved) - equation_7(who, *base)) * step * direction > 0)
+    assert all(right) == (signs == (-1, -1) and step == 1)
+
+
+@pytest.mark.parametrize("iterations", [640, 8000, 30_000])
+def test_annealing_never_begins_where_it_has_ended(iterations):
+    fifth = iterations // 5
+    for warmup in (None, 0, fifth - 1):
+        config = RunConfig(model="as_intro", iterations=iterations, warmup=warmup)
+        assert annealing_weight(config.warmup_iterations(), iterations) < 1
+    assert annealing_weight(RunConfig(iterations=iterations).warmup_iterations(), iterations) == 5 / 16
+    for warmup in (fifth, iterations):
+        with pytest.raises(ParameterError, match="leaves nothing of the annealing"):
+            RunConfig(model="as_intro", iterations=iterations, warmup=warmup)
+
+
+def test_the_loop_counts_the_warm_up(tmp_path):
+    """The first iteration of the game sees c = 5 i / T with i counted from the start of the run."""
+    config = tiny_config(tmp_path, model="as_intro", iterations=40, warmup=4)
+    data = build_data(config)
+    loop = Loop(build_model(config, data.shape), build_objective(config), data, config)
+    seen = []
+    loop.step = lambda phase, x, noise, progress: seen.append((phase.name, annealing_weight(progress, 1.0))) or {}
+    for i in range(10):
+        loop.iterate(i)
+    assert [name for name, _ in seen[:4]] == ["joint"] * 4
+    assert seen[4] == ("encoder", 0.5)
+    assert seen[-1] == ("decoder", 1.0)
+
+
+def test_pairings_are_different_games(setting):
+    model, x, noise = setting
+    x_r = model.decode(model.encode(x).sample(noise.posterior)).detach().requires_grad_()
+    x_g = model.decode(noise.prior).detach().requires_grad_()
+    felt, constant = {}, {}
+    for pairing in ("reconstructed", "real"):
+        objective = ASIntroVAE(pairing=pairing)
+        D = objective.distance(model.encode(x), model.encode(x_r), model.encode(x_g), 0.0)
+        felt[pairing] = [g is not None and bool(g.any()) for g in torch.autograd.grad(D, (x_r, x_g), allow_unused=True)]
+        same = model.encode(torch.zeros_like(x))
+        constant[pairing] = objective.distance(model.encode(x), same, same, 0.0).item()
+    assert felt == {"reconstructed": [True, True], "real": [False, True]}
+    assert abs(constant["reconstructed"]) < 1e-12
+    assert constant["real"] > 1e-6
+
+
+@pytest.mark.parametrize("kernel", ["mean", "product", "prior"])
+@pytest.mark.parametrize("pairing", ["reconstructed", "real"])
+def test_d_is_silent_where_all_posteriors_have_collapsed(setting, kernel, pairing):
+    """An encoder that answers N(0, I) to everything gets the same gradient whatever D weighs; a warm one does not."""
+    model, x, noise = setting
+
+    def gradient(weight):
+        objective = ASIntroVAE(0.2, 0.5, 0.9, kernel=kernel, pairing=pairing, distance_weight=weight, c=0.5)
+        loss, _ = objective.encoder_loss(model, x, noise, 0.0)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.encoder.parameters()))])
+
+    assert not torch.allclose(gradient(0.0), gradient(100.0), atol=1e-6)
+    head = model.encoder[1].linear
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    torch.testing.assert_close(gradient(0.0), gradient(100.0), rtol=0, atol=1e-12)
+
+
+def test_without_the_kl_of_fakes_the_game_does_not_start(tmp_path):
+    """One seed of the chapter's ablation, trained by the package: c = 0 leaves the samples between the modes."""
+    between = {}
+    for c in (0.0, None):
+        parameters = {"beta_kl": 0.1, "beta_neg": 1.0, "learning_rate": 4e-3, "batch_size": 64, "widths": (64, 64), "seed": 1}
+        config = tiny_config(tmp_path / str(c), model="as_intro", iterations=400, c=c, checkpoint_every=400, **parameters)
+        data = build_data(config)
+        model = build_model(config, data.shape)
+        train(model, build_objective(config), data, config)
+        between[c] = (torch.cdist(sample(model, 2000, 0), data.density.centers).amin(1) > 0.2).double().mean()
+    assert between[0.0] > between[None] + 0.1
+
+
+@pytest.fixture(scope="module")
+def page():
+    with matplotlib.rc_context({"figure.dpi": 40, "figure.figsize": (1, 1)}):
+        figure, ax = plt.subplots()
+        (line,) = ax.plot([0, 1], [0, 1])
+        films = [FuncAnimation(figure, lambda i: line.set_data([0, 1], [0, i]), frames=3, init_func=list) for _ in range(2)]
+        pages = [player(film, 'a line <of> "growing" slope').data for film in films]
+        plt.close(figure)
+    return pages
+
+
+def test_player_asks_for_nothing_and_names_everything(page):
+    page = page[0]
+    assert not re.search(r"https?:|<link|src=\"//|@import", page)
+    assert '<img alt="a line &lt;of&gt; &quot;growing&quot; slope" id=' in page
+    assert page.count('"data:image/png;base64,') == 3
+    buttons = re.findall(r"<button ([^>]*)>(.*?)</button>", page, flags=re.DOTALL)
+    assert [re.search(r'aria-label="([^"]+)"', attributes)[1] for attributes, _ in buttons] == list(ICONS)
+    assert all(icon.strip() and "<" not in icon and "onclick=" in attributes for attributes, icon in buttons)
+    assert 'type="range"' in page[page.index('<input aria-label="Frame"') :][:200]
+
+
+def test_player_starts_still_and_repeats_to_the_letter(page):
+    assert re.search(r'value="once"[^>]*checked', page[0])
+    assert page[0] == page[1]
+    with pytest.raises(ValueError, match="alt=' ' is empty"):
+        player(None, " ")
+
+
+def test_recorded_runs_with_the_distance_score_lower_than_the_control():
+    """For each of three seeds and both kernels; the control is no better than S-IntroVAE."""
+
+    def kl(name):
+        return torch.tensor(
+            [load_run(embedded(f"runs/as_distance/{name}-{s}")).record["metrics"]["protocol_kl"] for s in range(3)]
+        )
+
+    control = load_run(embedded("runs/as_distance/no_distance-0")).config
+    with_distance = load_run(embedded("runs/as_distance/mean-0")).config
+    assert control.model_copy(update={"distance_weight": 1.0, "run_dir": with_distance.run_dir}) == with_distance
+    assert (kl("mean") < kl("no_distance")).all()
+    assert (kl("product") < kl("no_distance")).all()
+    assert abs(kl("no_distance").mean() - kl("soft_intro").mean()) < kl("no_distance").std()
