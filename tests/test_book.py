@@ -32,16 +32,24 @@ def built_book(tmp_path_factory):
         shutil.copy(ROOT / name, root)
     shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("runs"))
     (root / "book" / "runs").mkdir()
+    shutil.copytree(ROOT / "data" / "runs", root / "data" / "runs", ignore=shutil.ignore_patterns("*.safetensors"))
     tiny = {"iterations": 12, "warmup": 2, "batch_size": 16, "widths": [4], "evaluation_samples": 64, "log_every": 4}
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in ("toy", "images"):
         out = root / "book" / "runs" / f"{name}.ipynb"
-        papermill.execute_notebook(ROOT / "book" / "training" / f"{name}.ipynb", out,
-                                   {**tiny, "run_dir": str(root / name)}, progress_bar=False, config=own_sockets())  # fmt: skip
+        template = ROOT / "book" / "training" / f"{name}.ipynb"
+        parameters = {**tiny, "run_dir": str(out.with_suffix(""))}
+        papermill.execute_notebook(template, out, parameters, progress_bar=False, config=own_sockets())
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(root), "-W", "-n", "--keep-going", "-q"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return root / "_build" / "html"
+
+
+def test_status_page_lists_the_runs_of_this_build_and_the_recorded_ones(built_book):
+    html = (built_book / "book" / "appendix" / "status.html").read_text()
+    for words in ("runs/toy", "runs/images", "runs/as_distance/mean", "this build", "recorded", "all together"):
+        assert words in html
 
 
 def test_every_page_is_built_and_asks_for_nothing_from_elsewhere(built_book):
@@ -115,3 +123,10 @@ def test_the_explorer_computes_what_the_package_computes(browser_page):
     page.keyboard.press("ArrowRight")
     assert page.locator(".kernel-explorer output").inner_html() != before
     assert wrong == []
+
+
+def test_the_explorer_works_in_a_page_opened_as_a_file(built_book, browser_page):
+    page, _, wrong = browser_page
+    page.goto((built_book / "book" / "05_as_distance.html").as_uri())
+    page.wait_for_selector(".kernel-explorer")
+    wrong.clear()  # icon fonts may not be loaded from files

@@ -70,8 +70,10 @@ def runs_table(book: Path) -> str:
         setting = re.sub(r"-\d+$", "", name)
         groups.setdefault((setting, when), []).append(json.loads(path.read_text()))
     rows = [[f"`{setting}`", when, *run_cells(records)] for (setting, when), records in groups.items()]
-    header = ["runs", "made", "model", "seeds", "seconds each", "on", "status"]
-    return table(header, rows, "23 13 18 9 12 15 12")
+    header = ["runs", "made", "model", "seeds", "seconds each", "status"]
+    records = [record for group in groups.values() for record in group]
+    where = sorted({f"{record['device']} with torch {record['versions']['torch']}" for record in records})
+    return table(header, rows, "32 12 22 10 12 12") + f"\n\nAll on {' and '.join(where)}." if rows else "None yet."
 
 
 def run_cells(records: list[dict[str, Any]]) -> list[str]:
@@ -86,7 +88,6 @@ def run_cells(records: list[dict[str, Any]]) -> list[str]:
         all_of(f"{c['model']} on {c['dataset']}" for c in configs),
         all_of(c["seed"] for c in configs),
         all_of(seconds) if len(seconds) == 1 else f"{seconds[0]} to {seconds[-1]}",
-        all_of(f"{r['device']}, torch {r['versions']['torch']}" for r in records),
         all_of(r["status"] for r in records),
     ]
 
