@@ -160,7 +160,7 @@ def test_player_starts_still_and_repeats_to_the_letter(page):
 
 
 def test_recorded_runs_with_the_distance_score_lower_than_the_control():
-    """For each of three seeds and both kernels; the control is no better than S-IntroVAE."""
+    """For each of three seeds and both kernels without the prior; the control is about as good as S-IntroVAE."""
 
     def kl(name):
         return torch.tensor(
@@ -172,4 +172,6 @@ def test_recorded_runs_with_the_distance_score_lower_than_the_control():
     assert control.model_copy(update={"distance_weight": 1.0, "run_dir": with_distance.run_dir}) == with_distance
     assert (kl("mean") < kl("no_distance")).all()
     assert (kl("product") < kl("no_distance")).all()
+    assert (kl("prior") < kl("no_distance")).sum() == 2
+    assert (kl("no_distance") < kl("soft_intro")).sum() == 2
     assert abs(kl("no_distance").mean() - kl("soft_intro").mean()) < kl("no_distance").std()

@@ -43,6 +43,22 @@ def test_a_little_blur_scores_below_the_floor_in_kl_alone(generator):
     assert sum(jsd for _, jsd in wins) >= 9
 
 
+def test_blur_and_missing_squares_on_the_checkerboard(generator):
+    """Blur raises KL and "JSD" there; half of the board, drawn perfectly, gets a KL of 26, one point 46."""
+    density = toy_density("checkerboard")
+
+    def mean(fakes):
+        pairs = [histogram_divergences(density.sample(5000, generator), fake, density.extent)[:2] for fake in fakes]
+        return torch.tensor(pairs).mean(0)
+
+    perfect = mean(density.sample(5000, generator) for _ in range(10))
+    blurred = mean(density.sample(5000, generator) + 0.1 * torch.randn(5000, 2, generator=generator) for _ in range(10))
+    assert bool((blurred > perfect + torch.tensor([0.8, 0.3])).all())
+    points = (density.sample(12_000, generator) for _ in range(10))
+    assert abs(mean(cloud[cloud[:, 0] < 0][:5000] for cloud in points)[0] - 26) < 0.5
+    assert abs(mean(torch.full((5000, 2), 0.01) for _ in range(3))[0] - 45.85) < 0.2
+
+
 def test_frechet_distance_of_two_samples_falls_like_one_over_n():
     """E d² = F (F + 5) / 2n for N(0, I); numpy draws and moments."""
     rng = np.random.default_rng(0)
