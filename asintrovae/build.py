@@ -6,7 +6,7 @@ import torch
 
 from asintrovae.config import RunConfig
 from asintrovae.data import DENSITIES, ImageData, ToyData, load_images, toy_density
-from asintrovae.networks import GAN, Autoencoder, conv_autoencoder, mlp_autoencoder, mlp_gan
+from asintrovae.networks import GAN, Autoencoder, conv_autoencoder, conv_gan, mlp_autoencoder, mlp_gan
 from asintrovae.objectives import VAE, WGANGP, ASIntroVAE, IntroVAE, Objective, SoftIntroVAE
 from asintrovae.randomness import generator_for
 
@@ -20,12 +20,14 @@ OBJECTIVES: dict[str, type] = {
 
 
 def build_data(config: RunConfig) -> ToyData | ImageData:
-    """The data set of the run, batches on its device. FileNotFoundError where its files are missing."""
+    """The data set of the run, batches on its device.
+
+    Raises FileNotFoundError where its files are missing, ValueError for unreadable ones with config.strict_images.
+    """
     device = config.torch_device()
     if config.dataset in DENSITIES:
         return ToyData(toy_density(config.dataset), config.batch_size, config.seed, device)
-    train, test = (load_images(config.dataset, split, config.data_dir, config.download) for split in (True, False))
-    return ImageData(train, test, config.batch_size, config.seed, device)
+    return load_images(config, device)
 
 
 def build_model(config: RunConfig, shape: tuple[int, ...]) -> Autoencoder | GAN:
@@ -36,7 +38,8 @@ def build_model(config: RunConfig, shape: tuple[int, ...]) -> Autoencoder | GAN:
             build = mlp_gan if config.model == "wgan_gp" else mlp_autoencoder
             model: Autoencoder | GAN = build(shape[0], config.latent_dim, config.widths)
         else:
-            model = conv_autoencoder(shape, config.latent_dim, config.widths)
+            build_conv = conv_gan if config.model == "wgan_gp" else conv_autoencoder
+            model = build_conv(shape, config.latent_dim, config.widths)
     return model.to(config.torch_device())
 
 

@@ -26,24 +26,34 @@ class Checkpoint:
     meta: dict[str, Any]
 
 
-def collect(model: nn.Module, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
-    """Flat tensors of a model and its optimisers: model.<name>, optimizer.<half>.<parameter index>.<state name>."""
+def collect(model: nn.Module, optimizers: dict[str, Optimizer], averages: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """Flat tensors of a model, its optimisers and the moving averages of its halves, both by the half's name.
+
+    Named model.<name>, average.<name> and optimizer.<half>.<parameter index>.<state name>.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in nn.ModuleDict(averages).state_dict().items()}
     for half, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{half}.{index}.{name}": tensor for name, tensor in state.items()}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizers: dict[str, Optimizer] | None = None) -> None:
-    """Put the tensors of a checkpoint back into a model and, where given, its optimisers."""
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizers: dict[str, Optimizer], averages: dict[str, nn.Module]) -> None:
+    """Put the tensors of a checkpoint back where `collect` took them from, to go on training."""
     model.load_state_dict(_below("model", checkpoint.tensors))
-    for half, optimizer in (optimizers or {}).items():
+    nn.ModuleDict(averages).load_state_dict(_below("average", checkpoint.tensors))
+    for half, optimizer in optimizers.items():
         states: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _below(f"optimizer.{half}", checkpoint.tensors).items():
             index, state_name = name.split(".", 1)
             states.setdefault(int(index), {})[state_name] = tensor
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def restore_evaluated(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Give a model the weights that are evaluated: the averaged ones of a half that has a moving average, else its own."""
+    model.load_state_dict(_below("model", checkpoint.tensors) | _below("average", checkpoint.tensors))
 
 
 def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> None:

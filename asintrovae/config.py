@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 ModelName = Literal["vae", "intro", "soft_intro", "as_intro", "wgan_gp"]
 PointsName = Literal["8gaussians", "25gaussians", "checkerboard", "2spirals", "rings"]
-ImagesName = Literal["mnist-subset", "mnist"]
+ImagesName = Literal["mnist-subset", "mnist", "cifar10", "celeba128", "celeba256", "pet128", "flowers128", "folder"]
 DATASETS = {"points": get_args(PointsName), "images": get_args(ImagesName)}
 """Names of the data sets, by kind."""
 
@@ -44,6 +44,10 @@ class RunConfig(BaseModel):
     dataset: PointsName | ImagesName = "8gaussians"
     data_dir: str | None = None
     download: bool = False
+    resolution: Count = 128
+    mirror: bool = False
+    strict_images: bool = False
+    workers: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=256)] | None = None
     latent_dim: Count = 2
     widths: Annotated[tuple[Count, ...], Field(min_length=1, max_length=16)] = (128, 128)
     beta_rec: Weight = 0.2
@@ -65,6 +69,7 @@ class RunConfig(BaseModel):
     learning_rate: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)] = 1e-3
     adam_betas: tuple[Decay, Decay] = (0.9, 0.999)
     milestones: tuple[Count, ...] = ()
+    ema: Decay = 0.0
     seed: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**63)] = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     threads: Count | None = None
@@ -88,8 +93,8 @@ class RunConfig(BaseModel):
                 f"warmup={self.warmup} leaves nothing of the annealing: c reaches 1 after {self.iterations // 5} of "
                 f"iterations={self.iterations}, before the game begins; shorten warmup or fix c in [0, 1]"
             )
-        if self.model == "wgan_gp" and self.dataset.startswith("mnist"):
-            raise ValueError(f"model='wgan_gp' has networks for the 2-D data sets only, got dataset={self.dataset!r}")
+        if self.dataset == "folder" and self.data_dir is None:
+            raise ValueError("dataset='folder' needs data_dir, the folder that holds the images, got data_dir=None")
         if self.model == "as_intro" and self.estimator == "u" and self.batch_size < 2:
             raise ValueError("estimator='u' needs batch_size of at least 2, got batch_size=1; use estimator='v'")
         return self

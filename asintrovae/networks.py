@@ -1,14 +1,27 @@
-"""Encoders and decoders: the MLP of the 2-D protocol and the residual convolutions of the image protocol."""
+"""Encoders, decoders, critics: the MLP of the 2-D protocol and the residual convolutions of the image protocol."""
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from asintrovae.gaussian import Gaussian
+from asintrovae.randomness import generator_for
 
 LOGVAR_RANGE = (-20.0, 20.0)
 """Every encoder keeps its log-variance in this range: exp of it, and its sums, stay finite in float32."""
+
+
+PUBLISHED_WIDTHS = {
+    28: (64, 128),
+    32: (64, 128, 256),
+    128: (64, 128, 256, 512, 512),
+    256: (64, 128, 256, 512, 512, 512),
+}
+"""Resolution H -> `widths` of the image protocol, the channels after each halving."""
 
 
 class GaussianHead(nn.Module):
@@ -79,17 +92,21 @@ def mlp_gan(data_dim: int, latent_dim: int, widths: Sequence[int]) -> GAN:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm around a skip connection: (B, C, H, W) -> (B, C', H, W)."""
+    """Two 3x3 convolutions around a skip connection: (B, C, H, W) -> (B, C', H, W).
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
+    norm: makes the layer behind each convolution from its channels; nn.Identity for none.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
+        bias = norm is nn.Identity  # BatchNorm has its own
         self.skip = nn.Conv2d(channels_in, channels_out, 1, bias=False) if channels_in != channels_out else nn.Identity()
         self.body = nn.Sequential(
-            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
+            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=bias),
+            norm(channels_out),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=bias),
+            norm(channels_out),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,24 +119,87 @@ def conv_autoencoder(image_shape: Sequence[int], latent_dim: int, widths: Sequen
     widths: channels after each halving of the resolution; H must divide by 2 ** len(widths), else ValueError.
     The decoder's output is not squashed: clamp it to [0, 1] to show or score it.
     """
-    channels, height, width = image_shape
+    features = math.prod(smallest_grid(image_shape, widths))
+    encoder = nn.Sequential(*conv_features(image_shape, widths), GaussianHead(features, latent_dim))
+    return Autoencoder(encoder, conv_decoder(image_shape, latent_dim, widths), latent_dim)
+
+
+def conv_gan(image_shape: Sequence[int], latent_dim: int, widths: Sequence[int]) -> GAN:
+    """WGAN-GP pair of the same size as `conv_autoencoder`: its decoder, and its encoder without BatchNorm as the critic.
+
+    BatchNorm would mix the examples of a batch, and the penalty is a slope per example (Gulrajani et al. 2017, Sec. 4).
+    """
+    features = math.prod(smallest_grid(image_shape, widths))
+    layers = conv_features(image_shape, widths, nn.Identity)
+    critic = nn.Sequential(*layers, nn.Linear(features, 1), nn.Flatten(0))
+    return GAN(critic, conv_decoder(image_shape, latent_dim, widths), latent_dim)
+
+
+def smallest_grid(image_shape: Sequence[int], widths: Sequence[int]) -> tuple[int, int, int]:
+    """Shape (C, H, W) between convolutions and linear layer; ValueError for images that cannot be halved so often."""
+    _, height, width = image_shape
     if height != width or height % 2 ** len(widths):
         raise ValueError(f"widths={tuple(widths)} halves the image {len(widths)} times, which {height}x{width} does not allow")
-    grid = (widths[-1], height // 2 ** len(widths), width // 2 ** len(widths))
-    features = grid[0] * grid[1] * grid[2]
+    return widths[-1], height // 2 ** len(widths), width // 2 ** len(widths)
 
-    down: list[nn.Module] = [
-        nn.Conv2d(channels, widths[0], 5, padding=2, bias=False),
-        nn.BatchNorm2d(widths[0]),
+
+def conv_features(
+    image_shape: Sequence[int], widths: Sequence[int], norm: Callable[[int], nn.Module] = nn.BatchNorm2d
+) -> list[nn.Module]:
+    """Layers from images (B, C, H, H) to features (B, F), F the size of `smallest_grid`. norm: as in `ResidualBlock`."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(image_shape[0], widths[0], 5, padding=2, bias=norm is nn.Identity),
+        norm(widths[0]),
         nn.LeakyReLU(0.2),
         nn.AvgPool2d(2),
     ]
     for width_in, width_out in itertools.pairwise(widths):
-        down += [ResidualBlock(width_in, width_out), nn.AvgPool2d(2)]
-    encoder = nn.Sequential(*down, ResidualBlock(widths[-1], widths[-1]), nn.Flatten(), GaussianHead(features, latent_dim))
+        layers += [ResidualBlock(width_in, width_out, norm), nn.AvgPool2d(2)]
+    return [*layers, ResidualBlock(widths[-1], widths[-1], norm), nn.Flatten()]
 
-    up: list[nn.Module] = [nn.Linear(latent_dim, features), nn.ReLU(), nn.Unflatten(1, grid)]
+
+def conv_decoder(image_shape: Sequence[int], latent_dim: int, widths: Sequence[int]) -> nn.Sequential:
+    """Module from latents (B, n) to images (B, C, H, H), the mirror of `conv_features`."""
+    grid = smallest_grid(image_shape, widths)
+    layers: list[nn.Module] = [nn.Linear(latent_dim, math.prod(grid)), nn.ReLU(), nn.Unflatten(1, grid)]
     for width_in, width_out in zip([widths[-1], *reversed(widths)], reversed(widths), strict=False):
-        up += [ResidualBlock(width_in, width_out), nn.Upsample(scale_factor=2)]
-    decoder = nn.Sequential(*up, ResidualBlock(widths[0], widths[0]), nn.Conv2d(widths[0], channels, 5, padding=2))
-    return Autoencoder(encoder, decoder, latent_dim)
+        layers += [ResidualBlock(width_in, width_out), nn.Upsample(scale_factor=2)]
+    last = nn.Conv2d(widths[0], image_shape[0], 5, padding=2)
+    return nn.Sequential(*layers, ResidualBlock(widths[0], widths[0]), last)
+
+
+STATISTICS_BATCHES = 10
+"""How many batches `precise_batchnorm` looks at."""
+
+
+@torch.no_grad()
+def precise_batchnorm(halves: Mapping[str, nn.Module], batch: Callable[[int], Tensor], latent_dim: int, seed: int) -> None:
+    """Set the statistics that BatchNorm uses in evaluation mode, from the weights and fixed batches alone.
+
+    In training every call normalises with its own batch, real, reconstructed or generated, as published. The running
+    averages that PyTorch keeps meanwhile mix the three kinds and depend on the last of them. Training never reads them,
+    so they are replaced by means over fixed batches ("precise BatchNorm", Wu & Johnson 2021) of what evaluation asks for:
+    in the encoder real images; in the decoder posterior samples of real images together with as many prior samples,
+    since one network has to reconstruct and to generate; in a generator prior samples.
+
+    halves: by name, of which "encoder", "decoder" and "generator" are looked at. batch: number -> real images (B, ...).
+    latent_dim: n. seed: of the latents.
+    """
+    encoder, numbers = halves.get("encoder"), range(STATISTICS_BATCHES)
+    if encoder is not None:
+        update_bn(map(batch, numbers), encoder)
+    for name in ("decoder", "generator"):
+        if name in halves:
+            latents = (_latents(encoder, batch(i), latent_dim, generator_for(seed, "statistics", i)) for i in numbers)
+            update_bn(latents, halves[name])
+
+
+def _latents(encoder: nn.Module | None, x: Tensor, latent_dim: int, generator: torch.Generator) -> Tensor:
+    """Prior samples (B, n), with an encoder behind as many posterior samples of x (B, ...) in evaluation mode."""
+    prior, noise = torch.randn(2, len(x), latent_dim, generator=generator).to(x).unbind()
+    if encoder is None:
+        return prior
+    training = encoder.training
+    posterior: Gaussian = encoder.eval()(x)
+    encoder.train(training)
+    return torch.cat([posterior.sample(noise), prior])

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-PURPOSES = ("init", "data", "noise", "evaluation", "samples")
+PURPOSES = ("init", "data", "noise", "evaluation", "samples", "statistics")
 
 
 def generator_for(seed: int, purpose: str, index: int = 0) -> torch.Generator:

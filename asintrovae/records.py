@@ -13,7 +13,7 @@ import numpy
 import torch
 
 from asintrovae.build import build_model
-from asintrovae.checkpoint import load_checkpoint, restore
+from asintrovae.checkpoint import load_checkpoint, restore_evaluated
 from asintrovae.config import RunConfig
 from asintrovae.data import example_shape
 from asintrovae.data.files import code_hash, write_atomically
@@ -23,7 +23,7 @@ from asintrovae.training import TrainingResult
 
 @dataclass(frozen=True)
 class Run:
-    """A recorded run. model: at its last good checkpoint, None where the record travels without one."""
+    """A recorded run. model: as it was evaluated, at its last good checkpoint, None where the record travels without one."""
 
     config: RunConfig
     record: dict[str, Any]
@@ -31,14 +31,18 @@ class Run:
     model: Autoencoder | GAN | None
 
 
-def save_record(config: RunConfig, result: TrainingResult, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Write history.csv and record.json to config.run_dir; returns the record. A metric that is not finite becomes None."""
+def save_record(config: RunConfig, result: TrainingResult, metrics: dict[str, Any], skipped_images: int = 0) -> dict[str, Any]:
+    """Write history.csv and record.json to config.run_dir; returns the record. A metric that is not finite becomes None.
+
+    skipped_images: files of the data set that could not be read, as ImageData counts them.
+    """
     device = config.torch_device()
     record = {
         "status": "finished" if result.divergence is None else "diverged",
         "diverged": None if result.divergence is None else asdict(result.divergence),
         "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         "seconds": round(result.seconds, 1),
+        "skipped_images": skipped_images,
         "config": config.model_dump(mode="json"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}",
         "threads": torch.get_num_threads(),
@@ -63,8 +67,8 @@ def load_run(run_dir: str | Path) -> Run:
     if checkpoint is None:
         return Run(config, record, history, None)
     here = config.model_copy(update={"device": "cpu"})  # readable on a machine without the device it was trained on
-    model = build_model(here, example_shape(here.dataset))
-    restore(checkpoint, model)
+    model = build_model(here, example_shape(here))
+    restore_evaluated(checkpoint, model)
     return Run(config, record, history, model)
 
 

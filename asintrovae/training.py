@@ -1,5 +1,7 @@
 """The loop. It knows phases, data and checkpoints; it does not know which model it trains."""
 
+import copy
+import functools
 import time
 import warnings
 from collections.abc import Iterator
@@ -11,17 +13,30 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from asintrovae.checkpoint import Checkpoint, all_finite, collect, load_checkpoint, restore, save_checkpoint
+from asintrovae.checkpoint import Checkpoint, all_finite, collect, load_checkpoint, restore, restore_evaluated, save_checkpoint
 from asintrovae.config import ParameterError, RunConfig
 from asintrovae.data.files import code_hash
+from asintrovae.networks import precise_batchnorm
 from asintrovae.objectives import VAE, Noise, Objective, Phase
 from asintrovae.randomness import generator_for
 
 # Parameters that may differ between the parts of one run: they say where and how often, not what is computed.
 FREE_PARAMETERS = {
-    *("run_dir", "data_dir", "download", "device", "threads", "evaluation_samples", "log_every", "checkpoint_every"),
+    *(
+        "run_dir",
+        "data_dir",
+        "download",
+        "strict_images",
+        "workers",
+        "device",
+        "threads",
+        "evaluation_samples",
+        "log_every",
+        "checkpoint_every",
+    ),
 }
 
 
@@ -57,6 +72,9 @@ def train(model: nn.Module, objective: Objective, data: Data, config: RunConfig)
 
     The first config.warmup_iterations() train a plain VAE where the model has an encoder and a decoder. Saves a
     checkpoint every config.checkpoint_every iterations and at the end; a term that is not finite stops the run there.
+    The model is left as it is to be evaluated and as `load_run` reads it: with the statistics of `precise_batchnorm`,
+    and where config.ema > 0 with the moving average of its decoder (generator), W̄ ← ema W̄ + (1 - ema) W after each of
+    its steps, from the initial weights on. BatchNorm's buffers are not averaged: they are computed for the average.
     Raises ParameterError if run_dir holds a run with other parameters.
     """
     if config.threads is not None:
@@ -75,8 +93,7 @@ def train(model: nn.Module, objective: Objective, data: Data, config: RunConfig)
             loop.log(i + 1, terms)
         if save and not loop.save(i + 1):
             break
-    if loop.result.divergence is not None:
-        loop.restore_last_good()
+    loop.restore_evaluated()
     return loop.result
 
 
@@ -91,6 +108,10 @@ class Loop:
     def __init__(self, model: nn.Module, objective: Objective, data: Data, config: RunConfig) -> None:
         self.model, self.objective, self.data, self.config = model, objective, data, config
         self.optimizers = build_optimizers(model, config)
+        images_from = [name for name in ("decoder", "generator") if config.ema and hasattr(model, name)]
+        self.averages = {name: copy.deepcopy(getattr(model, name)) for name in images_from}
+        self.fixed_batch = functools.cache(data.batch)  # kept: out of order they cost a streamed data set a new start
+        self.average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
         self.warmup, self.warmup_end = VAE(config.beta_rec, config.beta_kl), 0
         if {"encoder", "decoder"} <= self.optimizers.keys():
             self.warmup_end = config.warmup_iterations()
@@ -125,6 +146,8 @@ class Loop:
             loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in learners:
             optimizer.step()
+        for half in self.averages.keys() & phase.learns:
+            self.average(*(list(part.parameters()) for part in (self.averages[half], getattr(self.model, half))), None)
         return {name: value.detach() for name, value in {"loss": loss, **terms}.items()}
 
     def resume(self) -> None:
@@ -146,7 +169,7 @@ class Loop:
             raise ParameterError(f"run_dir={str(self.run_dir)!r} holds another run ({differences}); choose another run_dir")
         if checkpoint.meta["code"] != code_hash():
             warnings.warn(f"run_dir={str(self.run_dir)!r} was begun with another version of the code", stacklevel=3)
-        restore(checkpoint, self.model, self.optimizers)
+        restore(checkpoint, self.model, self.optimizers, self.averages)
         self.start = checkpoint.meta["iteration"]
         self.result = TrainingResult(checkpoint.meta["history"], checkpoint.meta["seconds"])
 
@@ -156,9 +179,11 @@ class Loop:
 
     def save(self, done: int) -> bool:
         """Save a checkpoint after `done` iterations; False, and no checkpoint, where the weights are not finite."""
+        halves = dict(self.model.named_children()) | self.averages
+        precise_batchnorm(halves, self.fixed_batch, self.config.latent_dim, self.config.seed)
         now = time.monotonic()
         self.result.seconds, self.clock = self.result.seconds + now - self.clock, now
-        tensors = collect(self.model, self.optimizers)
+        tensors = collect(self.model, self.optimizers, self.averages)
         if not all_finite(tensors):  # a broken gradient shows in the weights before it shows in a term
             self.result.divergence = Divergence(done - 1, "weights")
             return False
@@ -178,10 +203,10 @@ class Loop:
         self.result.divergence = self.watch.first()
         return self.result.divergence is not None
 
-    def restore_last_good(self) -> None:
-        """Put the weights of the last checkpoint back; there is always one, of iteration 0 at least."""
+    def restore_evaluated(self) -> None:
+        """Give the model what is to be evaluated of the last checkpoint; there is always one, of iteration 0 at least."""
         if (checkpoint := load_checkpoint(self.run_dir)) is not None:
-            restore(checkpoint, self.model)
+            restore_evaluated(checkpoint, self.model)
 
 
 @contextmanager

@@ -48,7 +48,6 @@ def other_code(monkeypatch):
 PROVOKED = {
     "modle": lambda _: RunConfig(modle="x"),
     "warmup=200": lambda _: RunConfig(warmup=200, iterations=1000),
-    "wgan_gp": lambda _: RunConfig(model="wgan_gp", dataset="mnist-subset"),
     "device=": lambda _: RunConfig(device="cuda").torch_device(),
     "another run": lambda _: other_parameters(0.5),
     "another version": other_code,

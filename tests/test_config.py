@@ -16,6 +16,7 @@ from asintrovae import ParameterError, RunConfig
         ({"iterations": True}, "iterations=True: must be a number, not true or false"),
         ({"beta_kl": float("nan")}, "beta_kl=nan: should be a finite number"),
         ({"beta_kl": -1}, "beta_kl=-1: should be greater than or equal to 0"),
+        ({"ema": 1}, "ema=1: should be less than 1"),
         ({"c": 1.5}, "c=1.5: should be less than or equal to 1"),
         ({"widths": []}, "widths=[]: Tuple should have at least 1 item after validation, not 0"),
         ({"warmup": 30, "iterations": 20}, "warmup=30 exceeds iterations=20; lower it or leave it out"),

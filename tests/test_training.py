@@ -8,8 +8,9 @@ from conftest import MODELS, build, tiny_config
 
 from asintrovae import ParameterError, evaluate, load_run, save_record, train
 from asintrovae.checkpoint import load_checkpoint
-from asintrovae.networks import mlp_autoencoder
+from asintrovae.networks import mlp_autoencoder, precise_batchnorm
 from asintrovae.objectives import Phase
+from asintrovae.training import Loop
 
 
 def run(config):
@@ -30,31 +31,64 @@ def test_the_same_seed_gives_the_same_run_and_another_another(tmp_path, model_na
 
 @pytest.mark.parametrize("model_name", MODELS)
 @pytest.mark.parametrize("dataset", ["8gaussians", "mnist-subset"])
-def test_an_interrupted_run_resumes_bitwise(tmp_path, model_name, dataset):
-    if dataset == "mnist-subset" and model_name == "wgan_gp":
-        pytest.skip("WGAN-GP has 2-D networks only")
+def test_an_interrupted_run_resumes_bitwise(tmp_path, monkeypatch, model_name, dataset):
     small = {"model": model_name, "dataset": dataset, "widths": (4,), "iterations": 6, "checkpoint_every": 2, "log_every": 1}
-    whole, model = run(tiny_config(tmp_path / "whole", **small))
-    config = tiny_config(tmp_path / "parts", **small)
-    data, cut_model, objective = build(config)
+    whole, _ = run(tiny_config(tmp_path / "whole", **small, ema=0.9))
+    config = tiny_config(tmp_path / "parts", **small, ema=0.9)
 
     class Interrupted(Exception):  # noqa: N818
         pass
 
-    batches = data.batch
-
-    def failing_batch(index):
-        if index // max(phase.steps for phase in objective.phases) == 5:
+    def failing(loop, i):
+        if i == 5:
             raise Interrupted
-        return batches(index)
+        return iterate(loop, i)
 
-    data.batch = failing_batch
+    iterate = Loop.iterate
+    monkeypatch.setattr(Loop, "iterate", failing)
     with pytest.raises(Interrupted):
-        train(cut_model, objective, data, config)
+        run(config)
+    monkeypatch.undo()
     assert load_checkpoint(tmp_path / "parts").meta["iteration"] == 4
-    resumed, resumed_model = run(config)
+    resumed, _ = run(config)
     assert resumed.history == whole.history
-    assert all(torch.equal(a, b) for a, b in zip(weights(model).values(), weights(resumed_model).values(), strict=True))
+    one, other = (load_checkpoint(tmp_path / part).tensors for part in ("whole", "parts"))
+    assert {name.split(".")[0] for name in one} == {"model", "average", "optimizer"}
+    assert one.keys() == other.keys()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("model_name", ["soft_intro", "wgan_gp"])
+def test_the_evaluated_weights_are_the_average_and_training_those_without(tmp_path, model_name):
+    small = {"model": model_name, "iterations": 4, "checkpoint_every": 1, "warmup": 2}
+    plain = tiny_config(tmp_path / "plain", **small)
+    half = "generator" if model_name == "wgan_gp" else "decoder"
+    data, model, objective = build(plain)
+    loop = Loop(model, objective, data, plain)
+    expected = {name: tensor for name, tensor in weights(model).items() if name.startswith(half)}
+    for i in range(4):
+        loop.iterate(i)
+        expected = {name: 0.75 * mean + 0.25 * weights(model)[name] for name, mean in expected.items()}
+    trained, averaged = weights(model), run(tiny_config(tmp_path / "ema", **small, ema=0.75))[1]
+    for name, tensor in weights(averaged).items():
+        torch.testing.assert_close(tensor, expected.get(name, trained[name]))
+    tensors = load_checkpoint(tmp_path / "ema").tensors
+    assert all(torch.equal(tensors[f"model.{name}"], tensor) for name, tensor in trained.items())
+
+
+def test_statistics_for_evaluation_do_not_touch_training(tmp_path):
+    """However often checkpoints are saved; the same seed then ends in the same weights and is evaluated alike."""
+    small = {"model": "soft_intro", "dataset": "mnist-subset", "widths": (4,), "iterations": 4, "log_every": 1}
+    often, seldom = (tiny_config(tmp_path / str(every), **small, checkpoint_every=every) for every in (1, 4))
+    (one, model), (other, other_model) = run(often), run(seldom)
+    assert one.history == other.history
+    assert all(torch.equal(a, b) for a, b in zip(weights(model).values(), weights(other_model).values(), strict=True))
+    data, _, _ = build(often)
+    metrics = evaluate(model, data, often)
+    model.encode(model.decode(9 * torch.randn(8, 2)))  # the last fake batch of training, had it been another
+    assert evaluate(model, data, often) != metrics
+    precise_batchnorm(dict(model.named_children()), data.batch, often.latent_dim, often.seed)
+    assert evaluate(model, data, often) == metrics
 
 
 def test_a_run_dir_with_other_parameters_is_refused(tmp_path):
@@ -185,9 +219,10 @@ def test_warmup_is_a_plain_vae(tmp_path):
     assert ["joint.loss" in row for row in result.history] == [True, True, False, False]
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("model_name", MODELS)
-def test_a_recorded_run_loads_with_its_model(tmp_path, model_name):
-    config = tiny_config(tmp_path, model=model_name)
+def test_a_recorded_run_loads_with_the_model_that_was_evaluated(tmp_path, model_name, ema):
+    config = tiny_config(tmp_path, model=model_name, ema=ema)
     result, model = run(config)
     data, _, _ = build(config)
     record = save_record(config, result, evaluate(model, data, config))

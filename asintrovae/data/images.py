@@ -1,97 +1,215 @@
-"""Image data sets, held on the device as bytes and served as floats in [0, 1]."""
+"""Image data sets, served as floats in [0, 1]: held on the device as bytes, or decoded as they are needed."""
 
-import gzip
-import os
+import itertools
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from asintrovae.data.files import embedded
+from asintrovae.config import RunConfig
+from asintrovae.data.decode import cores, read, read_all
+from asintrovae.data.sources import Split, find_images
 from asintrovae.randomness import generator_for
 
-SHAPES: dict[str, tuple[int, ...]] = {"mnist-subset": (1, 28, 28), "mnist": (1, 28, 28)}
-MNIST_FILES = {True: "train-images-idx3-ubyte.gz", False: "t10k-images-idx3-ubyte.gz"}
+RESOLUTIONS = {"celeba128": 128, "celeba256": 256, "pet128": 128, "flowers128": 128}
+SHAPES: dict[str, tuple[int, ...]] = {"mnist-subset": (1, 28, 28), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+SHAPES |= {name: (3, size, size) for name, size in RESOLUTIONS.items()}
+MEMORY_LIMIT = 2**30
+"""Bytes of a data set, both splits, up to which it is decoded at the start and kept on the device."""
 
 
-def read_idx(path: Path) -> Tensor:
-    """Bytes of a gzip IDX file (the format of MNIST) as a uint8 tensor of the shape it declares; ValueError if it is none."""
-    with gzip.open(path) as file:
-        content = file.read()
-    zero, kind, dims = content[:2], content[2], content[3]
-    shape = np.frombuffer(content, ">u4", count=dims, offset=4).tolist()
-    if zero != b"\0\0" or kind != 8 or len(content) != 4 + 4 * dims + int(np.prod(shape)):
-        raise ValueError(f"{path} is not a whole IDX file of bytes; delete it and fetch it again")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * dims).reshape(shape)
+class ImageData(ABC):
+    """Shuffled epochs over images; the batch of iteration i depends on (seed, i) alone."""
+
+    shape: tuple[int, ...]
+    """Shape of one image, (C, H, W)."""
+    skipped_images: int
+    """Images that could not be read and were left out or replaced, as far as they were met."""
+
+    @abstractmethod
+    def batch(self, index: int) -> Tensor:
+        """Batch number `index` over all epochs, (B, C, H, W) in [0, 1] on the device."""
+
+    @abstractmethod
+    def evaluation(self, count: int) -> Tensor:
+        """The first `count` test images, (count, C, H, W) in [0, 1] on the device, or fewer where there are no more."""
 
 
-def mnist_folder(data_dir: str | None, download: bool) -> Path:
-    """Folder with the four original files of MNIST: data_dir, $ASINTROVAE_DATA or ./data, in torchvision's layout.
+class Epochs:
+    """Which images make up which batch: each epoch a permutation, its incomplete last batch left out.
 
-    download: let torchvision fetch them into the first of these places if they are in none.
-    Raises FileNotFoundError with the places looked at and both ways out.
-    """
-    roots = [data_dir] if data_dir else [os.environ.get("ASINTROVAE_DATA"), "data"]
-    folders = [Path(root) / "MNIST" / "raw" for root in roots if root]
-    for folder in folders:
-        if all((folder / name).exists() for name in MNIST_FILES.values()):
-            return folder
-    if download:
-        from asintrovae._torchvision import torchvision
-
-        torchvision.datasets.MNIST(str(folders[0].parent.parent), download=True)
-        return folders[0]
-    raise FileNotFoundError(
-        f"dataset='mnist' not found in {' or '.join(map(str, folders))}; set download=True to fetch it there, "
-        "data_dir to where it is, or dataset='mnist-subset' for the embedded 6,000 digits"
-    )
-
-
-def load_images(name: str, train: bool, data_dir: str | None = None, download: bool = False) -> Tensor:
-    """Images (N, C, H, W) uint8 of the data set's training or test split. Names: mnist-subset, mnist.
-
-    Raises ValueError for an unknown name, FileNotFoundError where the files are missing.
-    """
-    if name == "mnist-subset":
-        folder = embedded("mnist-subset")
-    elif name == "mnist":
-        folder = mnist_folder(data_dir, download)
-    else:
-        raise ValueError(f"dataset={name!r} is not one of mnist-subset, mnist")
-    return read_idx(folder / MNIST_FILES[train]).unsqueeze(1)
-
-
-class ImageData:
-    """Shuffled epochs over images on the device; the batch of iteration i depends on (seed, i) alone.
-
-    train, test: (N, C, H, W) uint8. batch_size: B, at most N; an incomplete last batch of an epoch is left out.
+    count: N training images. batch_size: B, at most N, else ValueError. mirror: flip half of them, drawn anew each epoch.
     """
 
-    def __init__(self, train: Tensor, test: Tensor, batch_size: int, seed: int, device: torch.device) -> None:
-        if batch_size > len(train):
-            raise ValueError(f"batch_size={batch_size} exceeds the {len(train)} training images")
-        self.train, self.test = train.to(device), test.to(device)
-        self.batch_size, self.seed = batch_size, seed
-        self._epoch, self._order = -1, torch.empty(0)
+    def __init__(self, count: int, batch_size: int, seed: int, mirror: bool = False) -> None:
+        if batch_size > count:
+            raise ValueError(f"batch_size={batch_size} exceeds the {count} training images")
+        self.count, self.batch_size, self.seed, self.mirror = count, batch_size, seed, mirror
+        self._epoch, self._order, self._flip = -1, torch.empty(0), torch.empty(0)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one image, (C, H, W)."""
-        return tuple(self.train.shape[1:])
+    def batch(self, index: int) -> tuple[Tensor, Tensor]:
+        """Batch number `index` over all epochs: the images' numbers (B,), and which are mirrored (B,)."""
+        epoch, position = divmod(index, self.count // self.batch_size)
+        if epoch != self._epoch:
+            generator = generator_for(self.seed, "data", epoch)
+            self._order = torch.randperm(self.count, generator=generator)
+            self._flip = torch.rand(self.count, generator=generator) < 0.5 * self.mirror
+            self._epoch = epoch
+        chosen = slice(position * self.batch_size, (position + 1) * self.batch_size)
+        return self._order[chosen], self._flip[chosen]
+
+
+class MemoryImages(ImageData):
+    """Images that live on the device. train, test: (N, C, H, W) uint8. Raises ValueError if a batch exceeds them."""
+
+    def __init__(self, train: Tensor, test: Tensor, epochs: Epochs, device: torch.device, skipped_images: int = 0) -> None:
+        self.train, self.test, self.epochs = train.to(device), test.to(device), epochs
+        self.shape, self.skipped_images = tuple(train.shape[1:]), skipped_images
 
     def batch(self, index: int) -> Tensor:
-        """Batch number `index` over all epochs, (B, C, H, W) in [0, 1]."""
-        epoch, position = divmod(index, len(self.train) // self.batch_size)
-        if epoch != self._epoch:
-            order = torch.randperm(len(self.train), generator=generator_for(self.seed, "data", epoch))
-            self._epoch, self._order = epoch, order.to(self.train.device)
-        chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
-        return to_float(self.train[chosen])
+        """As ImageData."""
+        numbers, flip = self.epochs.batch(index)
+        return to_float(mirrored(self.train[numbers.to(self.train.device)], flip))
 
     def evaluation(self, count: int) -> Tensor:
-        """The first `count` test images, (count, C, H, W) in [0, 1], or all of them if there are fewer."""
+        """As ImageData."""
         return to_float(self.test[:count])
+
+
+class DecodedBatches(Dataset[tuple[Tensor, list[str]]]):
+    """What a worker computes: batch number `index` as bytes (B, 3, size, size), and a line for each image it had to replace."""
+
+    def __init__(self, paths: Sequence[Path], size: int, epochs: Epochs) -> None:
+        self.paths, self.size, self.epochs = paths, size, epochs
+
+    def __getitem__(self, index: int) -> tuple[Tensor, list[str]]:
+        numbers, flip = self.epochs.batch(index)
+        problems: list[str] = []
+        images = [self.readable(number, problems) for number in numbers.tolist()]
+        return mirrored(torch.stack(images), flip), problems
+
+    def readable(self, number: int, problems: list[str]) -> Tensor:
+        """Image `number`, or the next one that can be read, (3, size, size); notes those that cannot.
+
+        Raises ValueError after 100 unreadable images in a row: then the data set is broken, not an image.
+        """
+        for step in range(100):
+            found = read(self.paths[(number + step) % len(self.paths)], self.size)
+            if isinstance(found, Tensor):
+                return found
+            problems.append(found)
+        raise ValueError(f"100 images in a row cannot be read, the first is {problems[-100]}; is the data set whole?")
+
+
+class StreamedImages(ImageData):
+    """Images decoded by worker processes ahead of their use; asking for batches out of order works, but starts them anew.
+
+    train, test: one file per image. size: H and W. workers: processes; 0 decodes in this one, None is one per core, at most 8.
+    An unreadable training image is replaced by the next readable one, with a warning; strict: a ValueError instead.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[Path],
+        test: Sequence[Path],
+        size: int,
+        epochs: Epochs,
+        device: torch.device,
+        *,
+        workers: int | None = None,
+        strict: bool = False,
+    ) -> None:
+        self.shape, self.device, self.strict, self.skipped_images = (3, size, size), device, strict, 0
+        self.batches, self.test_paths = DecodedBatches(train, size, epochs), test
+        self.workers = min(8, cores()) if workers is None else workers
+        self._problems: set[str] = set()
+        self._stream: Iterator[tuple[Tensor, list[str]]] = iter(())
+        self._index, self._images = -2, torch.empty(0)  # of the batch served last; no batch comes after -2
+        self._tested, self._test = 0, torch.empty(0)
+        self.batches.readable(0, [])  # a set that is not there shows now, not in a worker
+
+    def batch(self, index: int) -> Tensor:
+        """As ImageData. The workers go on with the batches after it."""
+        if index != self._index:
+            if index != self._index + 1:
+                self._stream = self._start(index)
+            images, problems = next(self._stream)
+            self._note(problems)
+            self._index, self._images = index, images.to(self.device, non_blocking=True)
+        return to_float(self._images)
+
+    def evaluation(self, count: int) -> Tensor:
+        """As ImageData; decoded when first asked for. Those that cannot be read are missing from the `count`."""
+        if count > self._tested:
+            self._test, problems = read_all(self.test_paths[:count], self.shape[1], "test images")
+            self._tested = count
+            self._note(problems)
+        return to_float(self._test[:count].to(self.device))
+
+    def _start(self, index: int) -> Iterator[tuple[Tensor, list[str]]]:
+        loader = DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=itertools.count(index),
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # or it would draw from torch's own
+        )
+        return iter(loader)
+
+    def _note(self, problems: Sequence[str]) -> None:
+        new = [problem for problem in dict.fromkeys(problems) if problem not in self._problems]
+        self._problems.update(new)
+        self.skipped_images = len(self._problems)
+        report(new, self.strict)
+
+
+def load_images(config: RunConfig, device: torch.device) -> ImageData:
+    """The image data set of a run: on the device where it fits into MEMORY_LIMIT, else decoded as it is needed.
+
+    Raises FileNotFoundError where its files are missing, ValueError for unreadable ones with config.strict_images.
+    """
+    train, test = find_images(config.dataset, config.data_dir, config.download)
+    size, epochs = image_shape(config)[1], partial(Epochs, batch_size=config.batch_size, seed=config.seed, mirror=config.mirror)
+    if isinstance(train, list) and isinstance(test, list) and 3 * size**2 * len(train + test) > MEMORY_LIMIT:
+        strict, workers = config.strict_images, config.workers
+        return StreamedImages(train, test, size, epochs(len(train)), device, workers=workers, strict=strict)
+    train, problems = decoded(train, size, "training images")
+    test, problems_of_test = decoded(test, size, "test images")
+    report(problems + problems_of_test, config.strict_images)
+    return MemoryImages(train, test, epochs(len(train)), device, len(problems + problems_of_test))
+
+
+def decoded(split: Split, size: int, title: str) -> tuple[Tensor, list[str]]:
+    """The images of a split as bytes (N, C, H, W), and a line for each that cannot be read."""
+    return (split, []) if isinstance(split, Tensor) else read_all(split, size, title)
+
+
+def image_shape(config: RunConfig) -> tuple[int, ...]:
+    """Shape (C, H, W) of one image of the run's data set."""
+    return (3, config.resolution, config.resolution) if config.dataset == "folder" else SHAPES[config.dataset]
+
+
+def report(problems: Sequence[str], strict: bool) -> None:
+    """Warn of images that could not be read, naming the first ten; strict: raise a ValueError instead."""
+    if not problems:
+        return
+    names = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
+    if strict:
+        raise ValueError(
+            f"strict_images=True and {len(problems)} unreadable: {names}; repair or remove them, or skip them without it"
+        )
+    warnings.warn(f"images left out because they cannot be read: {names}", stacklevel=2)
+
+
+def mirrored(images: Tensor, flip: Tensor) -> Tensor:
+    """Images (B, C, H, W), left and right swapped in those with flip (B,) true; flip is on the CPU, where a look is free."""
+    return torch.where(flip[:, None, None, None].to(images.device), images.flip(-1), images) if bool(flip.any()) else images
 
 
 def to_float(images: Tensor) -> Tensor:

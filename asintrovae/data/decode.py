@@ -1,0 +1,72 @@
+"""Image files of any kind to squares of RGB bytes; Pillow decodes, since torchvision's codecs are not everywhere."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from tqdm.auto import tqdm
+
+
+def decode(path: Path, size: int) -> Tensor:
+    """The largest centred square of an image, resized (bicubic, antialiased) to (3, size, size) uint8.
+
+    A rotation noted in EXIF is applied first. Raises what Pillow raises for files it cannot read.
+    """
+    with Image.open(path) as file:
+        image = to_rgb(ImageOps.exif_transpose(file))
+    side = min(image.size)
+    left, top = ((length - side) // 2 for length in image.size)
+    square = image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of an image of any mode: 16-bit greys are scaled (Pillow clips them), transparency is laid on white.
+
+    Raises ValueError for pixels without a known range: floats, and integers of more than 16 bits.
+    """
+    if image.mode[0] == "I":
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError(f"its pixels run from {grey.min()} to {grey.max()}, which is no 8- or 16-bit range")
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its pixels are floats without a known range")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def read(path: Path, size: int) -> Tensor | str:
+    """What `decode` returns, or one line that names the file and says why it cannot be read."""
+    try:
+        return decode(path, size)
+    except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
+        known = (
+            "it is no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None)
+        )
+        return f"{path} ({known or ' '.join(str(error).split()) or type(error).__name__})"
+
+
+def read_all(paths: Sequence[Path], size: int, title: str) -> tuple[Tensor, list[str]]:
+    """The readable images (N, 3, size, size) uint8, in order, decoded by all cores, and a line for each of the others."""
+    images, problems, count = torch.empty(len(paths), 3, size, size, dtype=torch.uint8), [], 0
+    with ThreadPoolExecutor(cores()) as pool:
+        for found in tqdm(pool.map(partial(read, size=size), paths), title, len(paths), leave=False):
+            if isinstance(found, str):
+                problems.append(found)
+            else:
+                images[count], count = found, count + 1
+    return images[:count], problems
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

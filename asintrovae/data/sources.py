@@ -1,0 +1,158 @@
+"""Where image data sets lie, and which of their files are for training and which for testing."""
+
+import gzip
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asintrovae.data.files import embedded
+
+Split = Tensor | list[Path]
+"""Images of a split: bytes (N, C, H, W) where they are stored so, else one file per image."""
+
+MNIST_FILES = ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def read_idx(path: Path) -> Tensor:
+    """Bytes of a gzip IDX file (the format of MNIST) as a uint8 tensor of the shape it declares; ValueError if it is none."""
+    try:
+        with gzip.open(path) as file:
+            content = file.read()
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        content = b""
+    dims = content[3] if len(content) > 3 and content[:3] == b"\0\0\x08" else 0
+    shape = np.frombuffer(content, ">u4", count=dims, offset=4).tolist() if len(content) > 4 * dims + 4 else []
+    if not shape or len(content) != 4 + 4 * dims + int(np.prod(shape)):
+        raise ValueError(f"{path} is not a whole IDX file of bytes; delete it and fetch it again")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * dims).reshape(shape)
+
+
+def torchvision_datasets() -> Any:
+    """torchvision.datasets, imported where it is needed because that takes seconds."""
+    from asintrovae._torchvision import torchvision
+
+    return torchvision.datasets
+
+
+def mnist(root: Path, download: bool) -> tuple[Split, Split]:
+    """LeCun et al. 1998: 60,000 and 10,000 digits, 28x28."""
+    if download:
+        torchvision_datasets().MNIST(root, download=True)
+    train, test = (read_idx(root / "MNIST" / "raw" / name).unsqueeze(1) for name in MNIST_FILES)
+    return train, test
+
+
+def cifar10(root: Path, download: bool) -> tuple[Split, Split]:
+    """Krizhevsky 2009: 50,000 and 10,000 colour images, 32x32."""
+    splits = (torchvision_datasets().CIFAR10(root, train=train, download=download) for train in (True, False))
+    train, test = (torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous() for split in splits)
+    return train, test
+
+
+def celeba(root: Path, download: bool) -> tuple[Split, Split]:
+    """Liu et al. 2015, aligned faces, 178x218: the 162,770 for training and the 19,962 for testing, not those for validation."""
+    faces = root / "celeba" / "img_align_celeba"
+    splits = (torchvision_datasets().CelebA(root, split, download=download) for split in ("train", "test"))
+    train, test = ([faces / name for name in split.filename] for split in splits)
+    return train, test
+
+
+def pet(root: Path, download: bool) -> tuple[Split, Split]:
+    """Oxford-IIIT Pet, Parkhi et al. 2012: 3,680 and 3,669 cats and dogs."""
+    splits = (torchvision_datasets().OxfordIIITPet(root, split, download=download) for split in ("trainval", "test"))
+    train, test = (list(split._images) for split in splits)
+    return train, test
+
+
+def flowers(root: Path, download: bool) -> tuple[Split, Split]:
+    """Oxford Flowers-102, Nilsback & Zisserman 2008: 2,040 (training and validation) and 6,149."""
+    splits = (torchvision_datasets().Flowers102(root, split, download=download) for split in ("train", "val", "test"))
+    train, validation, test = (list(split._image_files) for split in splits)
+    return train + validation, test
+
+
+SOURCES: dict[str, tuple[str, Callable[[Path, bool], tuple[Split, Split]]]] = {
+    "mnist": ("MNIST/raw", mnist),
+    "cifar10": ("cifar-10-batches-py", cifar10),
+    "celeba128": ("celeba", celeba),
+    "celeba256": ("celeba", celeba),
+    "pet128": ("oxford-iiit-pet", pet),
+    "flowers128": ("flowers-102", flowers),
+}
+"""Data sets with files of their own: their folder below a root, as torchvision names it, and what opens them."""
+
+
+def find_images(name: str, data_dir: str | None = None, download: bool = False) -> tuple[Split, Split]:
+    """Training and test split of an image data set, from data_dir, else $ASINTROVAE_DATA, else ./data; none is decoded.
+
+    name: mnist-subset (embedded), folder (any images below data_dir) or one of SOURCES, whose files torchvision checks.
+    download: let torchvision fetch into the first of these places what is whole in none of them.
+    Raises FileNotFoundError with the places looked at and the ways out, ValueError for a name that is none of these.
+    """
+    if name == "mnist-subset":
+        train, test = (read_idx(embedded(name) / file).unsqueeze(1) for file in MNIST_FILES)
+        return train, test
+    if name == "folder":
+        return folder_images(data_dir)
+    if name not in SOURCES:
+        raise ValueError(f"dataset={name!r} is not one of mnist-subset, {', '.join(SOURCES)}, folder")
+    roots = [Path(root) for root in ([data_dir] if data_dir else [os.environ.get("ASINTROVAE_DATA"), "data"]) if root]
+    try:
+        for root in roots:
+            if (splits := open_whole(name, root)) is not None:
+                return splits
+        if download:
+            return SOURCES[name][1](roots[0], True)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        raise ModuleNotFoundError(f"dataset={name!r} needs {module}, which is not installed: pip install {module}") from None
+    raise FileNotFoundError(not_found(name, roots))
+
+
+def open_whole(name: str, root: Path) -> tuple[Split, Split] | None:
+    """The splits of a data set below root; None where it is missing, incomplete or damaged."""
+    try:
+        return SOURCES[name][1](root, False)
+    except FileNotFoundError:
+        return None
+    except RuntimeError as error:
+        if "not found" not in str(error):  # torchvision's words for all three
+            raise
+        return None
+
+
+def not_found(name: str, roots: list[Path]) -> str:
+    """Where a data set was looked for, and the ways out."""
+    folders = [root / SOURCES[name][0] for root in roots]
+    damaged = [folder for folder in folders if folder.exists()]
+    found = f"incomplete or damaged in {damaged[0]}" if damaged else f"not found in {' or '.join(map(str, folders))}"
+    out = "delete it and set download=True to fetch it again" if damaged else "set download=True to fetch it there"
+    if name == "mnist":
+        return f"dataset='mnist' {found}; {out}, data_dir to where it is, or dataset='mnist-subset' for the embedded 6,000 digits"
+    return (
+        f"dataset={name!r} {found}; {out} (papermill: -p download True), or data_dir to the folder that holds {SOURCES[name][0]}/"
+    )
+
+
+def folder_images(data_dir: str | None) -> tuple[Split, Split]:
+    """Image files below a folder in the order of their relative paths: every tenth, from the first on, is for testing.
+
+    Hidden files and folders and files of other suffixes than SUFFIXES are left out. Raises FileNotFoundError for fewer than two.
+    """
+    if data_dir is None:
+        raise FileNotFoundError("dataset='folder' needs data_dir, the folder that holds the images")
+    root = Path(data_dir)
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = [root / name for name in names if not name.startswith(".") and "/." not in name]
+    if len(paths) < 2:
+        place = f"dataset='folder': data_dir={data_dir!r} "
+        what = f"holds {len(paths)} images" if root.is_dir() else "is not a folder"
+        raise FileNotFoundError(f"{place}{what}; name a folder with two or more ({', '.join(sorted(SUFFIXES))})")
+    return [path for i, path in enumerate(paths) if i % 10], paths[::10]

@@ -1,0 +1,248 @@
+"""Every image data set, from its parameters to batches and a few steps, on tiny copies in the real layouts."""
+
+import os
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import build
+from image_layouts import LAYOUTS, datasets, save
+from test_decode import spoil
+
+from asintrovae import ParameterError, RunConfig, build_data, evaluate, load_run, save_record, train
+from asintrovae.data import images
+from asintrovae.data.images import MemoryImages, StreamedImages
+from asintrovae.data.sources import SOURCES, find_images
+
+each_layout = pytest.mark.parametrize("name", LAYOUTS)
+
+
+@pytest.fixture
+def stream(monkeypatch):
+    """As if no data set fitted into memory."""
+    monkeypatch.setattr(images, "MEMORY_LIMIT", 0)
+
+
+def config(name, data_dir, **parameters):
+    """A run of a few steps on the data set below data_dir."""
+    small = {"resolution": 16, "batch_size": 4, "widths": (2, 2), "iterations": 3, "warmup": 1, "c": 0.5, "latent_dim": 3}
+    few = {"device": "cpu", "workers": 0, "evaluation_samples": 2, "log_every": 1, "checkpoint_every": 2}
+    return RunConfig(**{**small, **few, "dataset": name, "data_dir": str(data_dir), **parameters})
+
+
+@each_layout
+def test_layout_to_batches(name, tmp_path, monkeypatch):
+    """Training images are darker than 100, test images lighter, those for validation of CelebA 100."""
+    make, shape = LAYOUTS[name]
+    make(tmp_path, monkeypatch)
+    data = build_data(config(name, tmp_path))
+    assert isinstance(data, MemoryImages)
+    assert data.shape == shape
+    epoch = torch.cat([data.batch(0), data.batch(1)])
+    assert epoch.shape == (8, *shape)
+    assert 0 <= epoch.min() <= epoch.max() < 99 / 255
+    assert len(set(epoch.mean((1, 2, 3)).mul(255).round().tolist())) == 8
+    assert data.evaluation(5).mean((1, 2, 3)).mul(255).round().tolist() == [200] * len(data.evaluation(5))
+    assert len(data.evaluation(1)) == 1
+    assert data.skipped_images == 0
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name not in ("cifar10", "celeba256")])
+def test_streamed_batches_equal_those_in_memory(name, tmp_path, monkeypatch):
+    LAYOUTS[name][0](tmp_path, monkeypatch)
+    wanted = build_data(config(name, tmp_path, mirror=True))
+    monkeypatch.setattr(images, "MEMORY_LIMIT", 0)
+    state = torch.get_rng_state()
+    data = build_data(config(name, tmp_path, mirror=True))
+    assert isinstance(data, StreamedImages)
+    assert data.shape == wanted.shape
+    for index in (0, 0, 1, 2, 7, 3):  # twice, in order, and back
+        assert torch.equal(data.batch(index), wanted.batch(index))
+    for count in (1, 2, 1, 9):
+        assert torch.equal(data.evaluation(count), wanted.evaluation(count))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_worker_processes_decode_the_same(tmp_path, monkeypatch, stream):
+    LAYOUTS["folder"][0](tmp_path, monkeypatch)
+    alone, data = (build_data(config("folder", tmp_path, workers=workers, mirror=True)) for workers in (0, 2))
+    for index in (3, 4, 5, 6, 0):
+        assert torch.equal(data.batch(index), alone.batch(index))
+
+
+@pytest.mark.parametrize(("name", "model"), [("folder", "as_intro"), ("pet128", "vae")])
+def test_a_few_steps_to_a_record(name, model, tmp_path, monkeypatch):
+    LAYOUTS[name][0](tmp_path / "data", monkeypatch)
+    run = config(name, tmp_path / "data", model=model, run_dir=str(tmp_path / "run"), mirror=True)
+    data, network, objective = build(run)
+    result = train(network, objective, data, run)
+    save_record(run, result, evaluate(network, data, run), data.skipped_images)
+    loaded = load_run(tmp_path / "run")
+    assert loaded.record["status"] == "finished"
+    assert loaded.record["skipped_images"] == 0
+    assert loaded.model.decode(torch.zeros(1, 3)).shape == (1, *data.shape)
+
+
+class PowerCutError(Exception):
+    pass
+
+
+def test_a_streamed_run_resumes_exactly(tmp_path, monkeypatch, stream):
+    LAYOUTS["folder"][0](tmp_path / "data", monkeypatch)
+    runs = [config("folder", tmp_path / "data", mirror=True, iterations=6, run_dir=str(tmp_path / name)) for name in "ab"]
+    data, network, objective = build(runs[0])
+    whole = train(network, objective, data, runs[0])
+
+    class Interrupted:
+        def batch(self, index):
+            if index == 3:
+                raise PowerCutError
+            return data.batch(index)
+
+    _, first, _ = build(runs[1])
+    with pytest.raises(PowerCutError):
+        train(first, objective, Interrupted(), runs[1])
+    again, second, _ = build(runs[1])
+    rest = train(second, objective, again, runs[1].model_copy(update={"workers": 1}))
+    assert rest.history == whole.history
+    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), second.state_dict().values(), strict=True))
+
+
+def test_unreadable_images_of_a_small_set_are_skipped_before_training_or_refused(tmp_path, monkeypatch):
+    LAYOUTS["folder"][0](tmp_path, monkeypatch)
+    (tmp_path / "bad").mkdir()
+    bad = [name for name in spoil(tmp_path / "bad") if name != "missing.jpg"]
+    with pytest.warns(UserWarning, match="cannot be read: ") as caught:
+        data = build_data(config("folder", tmp_path))
+    assert all(f"bad/{name} (" in str(caught[0].message) for name in bad)
+    assert data.skipped_images == len(bad) == 6
+    assert len(data.train) + len(data.test) == 11 + 1
+    with pytest.raises(ValueError, match=r"strict_images=True and 6 unreadable: .*bad/crc\.png .*; repair or remove them"):
+        build_data(config("folder", tmp_path, strict_images=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_images_of_a_streamed_set_are_replaced(workers, tmp_path, monkeypatch, stream):
+    LAYOUTS["folder"][0](tmp_path, monkeypatch)
+    train_paths, test_paths = find_images("folder", str(tmp_path))
+    train_paths[8].write_bytes(b"")  # the last: replaced by the first
+    test_paths[0].write_bytes(train_paths[0].read_bytes()[:70])
+    data = build_data(config("folder", tmp_path, workers=workers, batch_size=3))
+    with pytest.warns(UserWarning, match=train_paths[8].name) as caught:
+        shades = torch.cat([data.batch(i) for i in range(3)]).mean((1, 2, 3)).mul(255).round()
+    assert len(caught) == 1
+    assert sorted(shades.tolist()) == [0, 0, *range(10, 80, 10)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        data.batch(3), data.batch(4), data.batch(5)
+    assert data.skipped_images == 1
+    with pytest.warns(UserWarning, match=test_paths[0].name):
+        assert len(data.evaluation(2)) == 1
+    assert data.skipped_images == 2
+    strict = build_data(config("folder", tmp_path, workers=workers, batch_size=9, strict_images=True))
+    with pytest.raises(ValueError, match=f"strict_images=True and 1 unreadable: .*{train_paths[8].name}"):
+        strict.batch(0)
+
+
+def test_a_set_without_its_images_is_refused_at_once(tmp_path, monkeypatch, stream):
+    LAYOUTS["celeba128"][0](tmp_path, monkeypatch)
+    shutil.rmtree(tmp_path / "celeba" / "img_align_celeba")
+    (tmp_path / "celeba" / "img_align_celeba").mkdir()
+    with pytest.raises(
+        ValueError, match=r"100 images in a row .*000001\.jpg \(No such file or directory\); is the data set whole"
+    ):
+        build_data(config("celeba128", tmp_path))
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name != "mnist"])
+def test_a_missing_set_names_the_places_and_the_ways_out(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("ASINTROVAE_DATA", str(tmp_path / "here"))
+    monkeypatch.chdir(tmp_path)
+    place = SOURCES[name][0]
+    out = r"set download=True to fetch it there \(papermill: -p download True\), or data_dir to the folder that holds"
+    with pytest.raises(FileNotFoundError, match=f"'{name}' not found in .*/here/{place} or data/{place}; {out} {place}/"):
+        build_data(RunConfig(dataset=name))
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "folder"])
+def test_a_damaged_set_is_refused(name, tmp_path, monkeypatch):
+    """The checksums are torchvision's and are looked at; it has none for the lists of Pet, where a file is missing."""
+    damaged = LAYOUTS[name][0](tmp_path, monkeypatch)
+    damaged.unlink() if name == "pet128" else damaged.write_bytes(damaged.read_bytes() + b"\0")
+    with pytest.raises(
+        FileNotFoundError, match=f"incomplete or damaged in {tmp_path}.*; delete it and set download=True to fetch it again"
+    ):
+        build_data(config(name, tmp_path))
+
+
+def test_download_fetches_into_the_first_place_what_is_nowhere(tmp_path, monkeypatch):
+    fetched = []
+
+    def download(self):
+        if not self._check_integrity():
+            fetched.append(self.root)
+            LAYOUTS["cifar10"][0](Path(self.root), monkeypatch)
+
+    monkeypatch.setattr(datasets.CIFAR10, "download", download)
+    monkeypatch.setenv("ASINTROVAE_DATA", str(tmp_path / "first"))
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert len(build_data(RunConfig(dataset="cifar10", download=True, batch_size=4)).train) == 10
+    assert [str(root) for root in fetched] == [str(tmp_path / "first")]
+
+
+def test_a_missing_reader_is_named(tmp_path, monkeypatch):
+    LAYOUTS["flowers128"][0](tmp_path, monkeypatch)
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(ModuleNotFoundError, match="dataset='flowers128' needs scipy, which is not installed: pip install scipy"):
+        build_data(config("flowers128", tmp_path))
+
+
+def test_a_folder_is_split_by_order_whatever_else_it_holds(tmp_path, monkeypatch):
+    LAYOUTS["folder"][0](tmp_path, monkeypatch)
+    for other in ("notes.txt", ".hidden.png", ".cache/a.png", "a/._00.png"):
+        save(tmp_path / "x.png", 0)
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        (tmp_path / "x.png").rename(tmp_path / other)
+    train_paths, test_paths = find_images("folder", str(tmp_path))
+    assert [path.name[:2] for path in test_paths] == ["00", "10"]
+    assert [path.name[:2] for path in train_paths] == [f"{i:02d}" for i in range(1, 10)]
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "message"), [("none", "'none' is not a folder"), ("empty", "'empty' holds 0 images; .*jpg")]
+)
+def test_a_folder_without_images_is_refused(data_dir, message, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=message):
+        build_data(RunConfig(dataset="folder", data_dir=data_dir))
+
+
+def test_a_folder_needs_data_dir_and_fitting_widths(tmp_path, monkeypatch):
+    with pytest.raises(ParameterError, match="dataset='folder' needs data_dir"):
+        RunConfig(dataset="folder")
+    LAYOUTS["folder"][0](tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match="halves the image 2 times, which 18x18 does not allow"):
+        build(config("folder", tmp_path, resolution=18))
+
+
+@pytest.mark.parametrize(("name", "counts"), [("cifar10", (50_000, 10_000)), ("flowers128", (2040, 6149))])
+def test_real_sets_where_the_machine_has_them(name, counts):
+    root = os.environ.get("ASINTROVAE_DATA")
+    if root is None or not (Path(root) / SOURCES[name][0]).exists():
+        pytest.skip(f"ASINTROVAE_DATA names no folder with {SOURCES[name][0]}: the real data set is not here")
+    train_split, test_split = find_images(name)
+    assert (len(train_split), len(test_split)) == counts
+    if name == "flowers128":  # a part of it, streamed; all of it takes ten seconds
+        epochs = images.Epochs(len(train_split), 16, seed=0)
+        data = StreamedImages(train_split, test_split, 128, epochs, torch.device("cpu"), workers=0)
+        assert data.batch(0).shape == (16, 3, 128, 128)
+        assert 0.2 < data.batch(0).mean() < 0.6
+        assert data.skipped_images == 0
+    else:
+        means = train_split.double().mean((0, 2, 3)) / 255
+        assert torch.allclose(means, torch.tensor([0.4914, 0.4822, 0.4465], dtype=torch.float64), atol=1e-4)
