@@ -93,7 +93,7 @@ def test_page_in_a_browser(built_book, browser_page, name):
     wrong.clear()
     page.goto(f"{base}book/{name}.html")
     if 'class="math' in (built_book / "book" / f"{name}.html").read_text():
-        page.wait_for_selector("mjx-container", timeout=20_000)
+        page.wait_for_selector("article mjx-container", timeout=20_000)
     page.wait_for_load_state("networkidle")
     assert page.locator("mjx-merror").count() == 0
     assert wrong == []
