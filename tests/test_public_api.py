@@ -10,6 +10,8 @@ import yaml
 from conftest import ROOT
 
 import asintrovae
+from asintrovae.data import example_shape
+from asintrovae.networks import PUBLISHED_WIDTHS
 
 # fmt: off
 PUBLIC = [
@@ -77,3 +79,10 @@ def test_environment_and_constraints_pin_the_same_versions():
 @pytest.mark.parametrize("path", sorted((ROOT / "book" / "training" / "params").glob("*.yaml")), ids=lambda p: p.stem)
 def test_parameter_files_are_valid(path):
     asintrovae.RunConfig(**yaml.safe_load(path.read_text()))
+
+
+def test_parameter_files_of_images_have_the_published_networks():
+    """Channels as the table in networks says, for the resolution of the data set; the image tables have these five rows."""
+    for name in ("mnist", "cifar10", "celeba128", "celeba256", "oxford"):
+        config = asintrovae.RunConfig(**yaml.safe_load((ROOT / "book" / "training" / "params" / f"{name}.yaml").read_text()))
+        assert config.widths == PUBLISHED_WIDTHS[example_shape(config)[1]], name
