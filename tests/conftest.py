@@ -13,6 +13,12 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ["vae", "intro", "soft_intro", "as_intro", "wgan_gp"]
 
 
+@pytest.fixture(autouse=True)
+def _same_start() -> None:
+    """Networks and draws of a test do not depend on which tests this worker ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(20220723)
