@@ -72,6 +72,10 @@ class RunConfig(BaseModel):
     ema: Decay = 0.0
     seed: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**63)] = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    devices: Count = 1
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    channels_last: bool = False
+    compile: bool = False
     threads: Count | None = None
     evaluation_samples: Count = 5000
     log_every: Count = 100
@@ -95,6 +99,12 @@ class RunConfig(BaseModel):
             )
         if self.dataset == "folder" and self.data_dir is None:
             raise ValueError("dataset='folder' needs data_dir, the folder that holds the images, got data_dir=None")
+        if self.batch_size % self.devices:
+            raise ValueError(f"devices={self.devices} cannot share batch_size={self.batch_size} equally; make it a multiple")
+        if self.devices > 1 and ":" in self.device:
+            raise ValueError(f"device={self.device!r} is one GPU, but devices={self.devices}; use device='cuda'")
+        if self.channels_last and self.dataset in DATASETS["points"]:
+            raise ValueError(f"channels_last=True is for images, but dataset={self.dataset!r}; leave it out")
         if self.model == "as_intro" and self.estimator == "u" and self.batch_size < 2:
             raise ValueError("estimator='u' needs batch_size of at least 2, got batch_size=1; use estimator='v'")
         return self

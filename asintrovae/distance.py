@@ -3,8 +3,9 @@
 import math
 from typing import Literal
 
-import torch
 from torch import Tensor
+
+from asintrovae.gaussian import full_precision
 
 LOG_2PI = math.log(2 * math.pi)
 KERNELS = {"mean": ("lebesgue", "mean"), "product": ("lebesgue", "product"), "prior": ("prior", "product")}
@@ -51,8 +52,8 @@ def expected_likelihood_kernel(
     _check_choice("weight", weight, ("lebesgue", "prior"))
     _check_choice("reduction", reduction, ("product", "mean"))
     # Latent axis first: sums over a leading axis of length 2 are several times faster than over a trailing one.
-    a_mean, a_var = (_full_precision(t).T.unsqueeze(2) for t in (mu_a, var_a))  # (n, N, 1)
-    b_mean, b_var = (_full_precision(t).T.unsqueeze(1) for t in (mu_b, var_b))  # (n, 1, M)
+    a_mean, a_var = (full_precision(t).T.unsqueeze(2) for t in (mu_a, var_a))  # (n, N, 1)
+    b_mean, b_var = (full_precision(t).T.unsqueeze(1) for t in (mu_b, var_b))  # (n, 1, M)
     log_axes = log_axis_kernel(a_mean, a_var, b_mean, b_var, weight)  # (n, N, M)
     if reduction == "product":
         log_k = log_axes.sum(0)
@@ -121,8 +122,3 @@ def _check_batches(**batches: tuple[Tensor, Tensor]) -> None:
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
-
-
-def _full_precision(x: Tensor) -> Tensor:
-    # Differences of squares do not survive the 8 bits of bfloat16; float32 and float64 pass unchanged.
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

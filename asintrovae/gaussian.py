@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -21,6 +22,11 @@ def kl_to_standard_normal(mean: Tensor, logvar: Tensor) -> Tensor:
     """
     # expm1(l) - l rather than exp(l) - 1 - l: the latter loses every digit of a small KL to cancellation.
     return 0.5 * (mean.square() + logvar.expm1() - logvar).sum(-1)
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """x of any shape, at least float32: sums and differences of squares do not survive the 8 bits of bfloat16."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class Gaussian(NamedTuple):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from asintrovae.gaussian import Gaussian
+from asintrovae.gaussian import Gaussian, full_precision
+from asintrovae.parallel import BatchNorm2d, share, world
 from asintrovae.randomness import generator_for
 
 LOGVAR_RANGE = (-20.0, 20.0)
@@ -32,7 +33,7 @@ class GaussianHead(nn.Module):
         self.linear = nn.Linear(features, 2 * latent_dim)
 
     def forward(self, features: Tensor) -> Gaussian:
-        mean, logvar = self.linear(features).chunk(2, dim=-1)
+        mean, logvar = full_precision(self.linear(features)).chunk(2, dim=-1)
         return Gaussian(mean, logvar.clamp(*LOGVAR_RANGE))
 
 
@@ -53,8 +54,7 @@ class Autoencoder(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Image Dec(z) of z (B, n)."""
-        image: Tensor = self.decoder(z)
-        return image
+        return full_precision(self.decoder(z))
 
 
 class GAN(nn.Module):
@@ -66,8 +66,17 @@ class GAN(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Generated image of z (B, n)."""
-        image: Tensor = self.generator(z)
-        return image
+        return full_precision(self.generator(z))
+
+
+class Score(nn.Linear):
+    """Linear map from features (B, F) to a critic's score (B,)."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return full_precision(super().forward(features)).squeeze(1)
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
@@ -87,7 +96,7 @@ def mlp_autoencoder(data_dim: int, latent_dim: int, widths: Sequence[int]) -> Au
 
 def mlp_gan(data_dim: int, latent_dim: int, widths: Sequence[int]) -> GAN:
     """WGAN-GP pair of the same size as `mlp_autoencoder`."""
-    critic = nn.Sequential(mlp([data_dim, *widths, 1]), nn.Flatten(0))
+    critic = nn.Sequential(mlp([data_dim, *widths]), nn.ReLU(), Score(widths[-1]))
     return GAN(critic, mlp([latent_dim, *reversed(widths), data_dim]), latent_dim)
 
 
@@ -97,7 +106,7 @@ class ResidualBlock(nn.Module):
     norm: makes the layer behind each convolution from its channels; nn.Identity for none.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
+    def __init__(self, channels_in: int, channels_out: int, norm: Callable[[int], nn.Module] = BatchNorm2d) -> None:
         super().__init__()
         bias = norm is nn.Identity  # BatchNorm has its own
         self.skip = nn.Conv2d(channels_in, channels_out, 1, bias=False) if channels_in != channels_out else nn.Identity()
@@ -131,7 +140,7 @@ def conv_gan(image_shape: Sequence[int], latent_dim: int, widths: Sequence[int])
     """
     features = math.prod(smallest_grid(image_shape, widths))
     layers = conv_features(image_shape, widths, nn.Identity)
-    critic = nn.Sequential(*layers, nn.Linear(features, 1), nn.Flatten(0))
+    critic = nn.Sequential(*layers, Score(features))
     return GAN(critic, conv_decoder(image_shape, latent_dim, widths), latent_dim)
 
 
@@ -144,7 +153,7 @@ def smallest_grid(image_shape: Sequence[int], widths: Sequence[int]) -> tuple[in
 
 
 def conv_features(
-    image_shape: Sequence[int], widths: Sequence[int], norm: Callable[[int], nn.Module] = nn.BatchNorm2d
+    image_shape: Sequence[int], widths: Sequence[int], norm: Callable[[int], nn.Module] = BatchNorm2d
 ) -> list[nn.Module]:
     """Layers from images (B, C, H, H) to features (B, F), F the size of `smallest_grid`. norm: as in `ResidualBlock`."""
     layers: list[nn.Module] = [
@@ -196,7 +205,8 @@ def precise_batchnorm(halves: Mapping[str, nn.Module], batch: Callable[[int], Te
 
 def _latents(encoder: nn.Module | None, x: Tensor, latent_dim: int, generator: torch.Generator) -> Tensor:
     """Prior samples (B, n), with an encoder behind as many posterior samples of x (B, ...) in evaluation mode."""
-    prior, noise = torch.randn(2, len(x), latent_dim, generator=generator).to(x).unbind()
+    drawn = torch.randn(2, len(x) * world()[1], latent_dim, generator=generator)  # for the batch of all processes
+    prior, noise = (share(part).to(x) for part in drawn)
     if encoder is None:
         return prior
     training = encoder.training

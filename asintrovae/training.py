@@ -21,6 +21,7 @@ from asintrovae.config import ParameterError, RunConfig
 from asintrovae.data.files import code_hash
 from asintrovae.networks import precise_batchnorm
 from asintrovae.objectives import VAE, Noise, Objective, Phase
+from asintrovae.parallel import average_, fabric_for, run_processes, share, world
 from asintrovae.randomness import generator_for
 
 # Parameters that may differ between the parts of one run: they say where and how often, not what is computed.
@@ -32,6 +33,7 @@ FREE_PARAMETERS = {
         "strict_images",
         "workers",
         "device",
+        "devices",
         "threads",
         "evaluation_samples",
         "log_every",
@@ -75,14 +77,19 @@ def train(model: nn.Module, objective: Objective, data: Data, config: RunConfig)
     The model is left as it is to be evaluated and as `load_run` reads it: with the statistics of `precise_batchnorm`,
     and where config.ema > 0 with the moving average of its decoder (generator), W̄ ← ema W̄ + (1 - ema) W after each of
     its steps, from the initial weights on. BatchNorm's buffers are not averaged: they are computed for the average.
+    With config.devices > 1 as many processes train the run, each on its share of every batch; they build data, model and
+    objective from config, and what is given here only takes the result.
     Raises ParameterError if run_dir holds a run with other parameters.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if config.devices > 1 and world()[1] == 1:
+        return train_in_processes(model, objective, config)
     loop = Loop(model, objective, data, config)
     loop.resume()
     model.train()
-    bar = tqdm(range(loop.start, config.iterations), initial=loop.start, total=config.iterations, desc=config.model)
+    done, total, silent = loop.start, config.iterations, world()[0] > 0
+    bar = tqdm(range(done, total), initial=done, total=total, desc=config.model, disable=silent)
     for i in bar:
         terms = loop.iterate(i)
         loop.watch.note(i, terms)
@@ -93,8 +100,20 @@ def train(model: nn.Module, objective: Objective, data: Data, config: RunConfig)
             loop.log(i + 1, terms)
         if save and not loop.save(i + 1):
             break
-    loop.restore_evaluated()
+    evaluated_weights(model, config)
     return loop.result
+
+
+def train_in_processes(model: nn.Module, objective: Objective, config: RunConfig) -> TrainingResult:
+    """Train config in config.devices processes and give the model what is to be evaluated.
+
+    Raises ParameterError as `train`, RuntimeError if a process failed.
+    """
+    refuse_another_run(config, objective, load_checkpoint(Path(config.run_dir)))
+    found = run_processes(config)
+    evaluated_weights(model, config)
+    divergence = found["divergence"] and Divergence(**found["divergence"])
+    return TrainingResult(found["history"], found["seconds"], divergence)
 
 
 def every(done: int, step: int, total: int) -> bool:
@@ -107,6 +126,10 @@ class Loop:
 
     def __init__(self, model: nn.Module, objective: Objective, data: Data, config: RunConfig) -> None:
         self.model, self.objective, self.data, self.config = model, objective, data, config
+        self.fabric = fabric_for(config)
+        self.memory_format = torch.channels_last if config.channels_last else torch.preserve_format
+        model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.called = compiled(model) if config.compile else model
         self.optimizers = build_optimizers(model, config)
         images_from = [name for name in ("decoder", "generator") if config.ema and hasattr(model, name)]
         self.averages = {name: copy.deepcopy(getattr(model, name)) for name in images_from}
@@ -130,8 +153,9 @@ class Loop:
         reported: dict[str, Tensor] = {}
         for phase in phases:
             for step in range(phase.steps):
-                x = self.data.batch(i * most_steps + step)
-                noise = Noise.draw(len(x), self.config.latent_dim, generator).to(x.device)
+                x = self.data.batch(i * most_steps + step).contiguous(memory_format=self.memory_format)
+                drawn = Noise.draw(len(x) * world()[1], self.config.latent_dim, generator)  # the same in every process
+                noise = Noise(*map(share, drawn)).to(x.device)
                 values = self.step(phase, x, noise, i / self.config.iterations)
             reported |= {f"{phase.name}.{name}": value for name, value in values.items()}
         return reported
@@ -140,15 +164,28 @@ class Loop:
         """One gradient step of the half that learns in this phase. Returns its loss and terms, detached."""
         learners = [self.optimizers[half] for half in phase.learns]
         with only_learning(self.model, phase.learns):
-            loss, terms = phase.loss(self.model, x, noise, progress)
+            with self.fabric.autocast():
+                loss, terms = phase.loss(self.called, x, noise, progress)
             for optimizer in learners:
                 optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            self.fabric.backward(loss)
+        values = self.exchange(phase, {"loss": loss, **terms})
         for optimizer in learners:
             optimizer.step()
         for half in self.averages.keys() & phase.learns:
             self.average(*(list(part.parameters()) for part in (self.averages[half], getattr(self.model, half))), None)
-        return {name: value.detach() for name, value in {"loss": loss, **terms}.items()}
+        return values
+
+    def exchange(self, phase: Phase, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Give every process the mean of all processes' gradients; returns the means of the terms, detached.
+
+        DDP does the former for models that are called once per step; an introspective loss calls each half several times.
+        """
+        parameters = (p for half in phase.learns for p in getattr(self.model, half).parameters())
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        values = {name: value.detach() for name, value in terms.items()}
+        average_([*gradients, *values.values()])
+        return values
 
     def resume(self) -> None:
         """Take up the run where its checkpoint left it, or save the untrained model as the first one.
@@ -156,17 +193,11 @@ class Loop:
         Raises ParameterError, listing the differences, if run_dir holds a run with other parameters.
         """
         checkpoint = load_checkpoint(self.run_dir)
+        self.fabric.barrier()  # nobody writes the first one before all have looked
+        refuse_another_run(self.config, self.objective, checkpoint)
         if checkpoint is None:
             self.save(0)
             return
-        saved, wanted = checkpoint.meta["config"], self.config.model_dump(mode="json")
-        names = [name for name in wanted if name not in FREE_PARAMETERS and saved.get(name) != wanted[name]]
-        saved["objective"], wanted["objective"] = checkpoint.meta["objective"], repr(self.objective)
-        if not names and saved["objective"] != wanted["objective"]:  # not built from the config
-            names = ["objective"]
-        if names:
-            differences = ", ".join(f"{name} {saved.get(name)!r} there, {wanted[name]!r} here" for name in names)
-            raise ParameterError(f"run_dir={str(self.run_dir)!r} holds another run ({differences}); choose another run_dir")
         if checkpoint.meta["code"] != code_hash():
             warnings.warn(f"run_dir={str(self.run_dir)!r} was begun with another version of the code", stacklevel=3)
         restore(checkpoint, self.model, self.optimizers, self.averages)
@@ -195,7 +226,9 @@ class Loop:
             "objective": repr(self.objective),
             "code": code_hash(),
         }
-        save_checkpoint(self.run_dir, Checkpoint(tensors, meta))
+        if world()[0] == 0:  # all processes hold the same
+            save_checkpoint(self.run_dir, Checkpoint(tensors, meta))
+        self.fabric.barrier()
         return True
 
     def diverged(self) -> bool:
@@ -203,10 +236,32 @@ class Loop:
         self.result.divergence = self.watch.first()
         return self.result.divergence is not None
 
-    def restore_evaluated(self) -> None:
-        """Give the model what is to be evaluated of the last checkpoint; there is always one, of iteration 0 at least."""
-        if (checkpoint := load_checkpoint(self.run_dir)) is not None:
-            restore_evaluated(checkpoint, self.model)
+
+def evaluated_weights(model: nn.Module, config: RunConfig) -> None:
+    """Give the model what is to be evaluated of the last checkpoint; after training there is one, of iteration 0 at least."""
+    if (checkpoint := load_checkpoint(Path(config.run_dir))) is not None:
+        restore_evaluated(checkpoint, model)
+
+
+def refuse_another_run(config: RunConfig, objective: Objective, checkpoint: Checkpoint | None) -> None:
+    """Raise ParameterError, listing the differences, if the checkpoint in run_dir is of a run with other parameters."""
+    if checkpoint is None:
+        return
+    saved, wanted = dict(checkpoint.meta["config"]), config.model_dump(mode="json")
+    names = [name for name in wanted if name not in FREE_PARAMETERS and saved.get(name) != wanted[name]]
+    saved["objective"], wanted["objective"] = checkpoint.meta["objective"], repr(objective)
+    if not names and saved["objective"] != wanted["objective"]:  # not built from the config
+        names = ["objective"]
+    if names:
+        differences = ", ".join(f"{name} {saved.get(name)!r} there, {wanted[name]!r} here" for name in names)
+        raise ParameterError(f"run_dir={config.run_dir!r} holds another run ({differences}); choose another run_dir")
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """The same weights behind compiled halves; the model itself stays as it is, for all that happens once per checkpoint."""
+    twin = copy.copy(model)
+    twin._modules = {name: torch.compile(half) for name, half in model.named_children()}  # type: ignore[misc]
+    return twin
 
 
 @contextmanager

@@ -188,7 +188,7 @@ def test_parameters_cell_is_a_manual_of_run_config(path):
     parameters = parameters_of(path)
     RunConfig(**{name: default for name, (default, _) in parameters.items()})
     assert all(comment for _, comment in parameters.values())
-    only_images = {"data_dir", "download", "resolution", "mirror", "strict_images", "workers"}
+    only_images = {"data_dir", "download", "resolution", "mirror", "strict_images", "workers", "channels_last"}
     expected = set(RunConfig.model_fields) - (only_images if path.stem == "toy" else set())
     assert set(parameters) == expected
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from asintrovae.config import RunConfig
 from asintrovae.data.decode import cores, read, read_all
 from asintrovae.data.sources import Split, find_images
+from asintrovae.parallel import world
 from asintrovae.randomness import generator_for
 
 RESOLUTIONS = {"celeba128": 128, "celeba256": 256, "pet128": 128, "flowers128": 128}
@@ -33,7 +34,7 @@ class ImageData(ABC):
 
     @abstractmethod
     def batch(self, index: int) -> Tensor:
-        """Batch number `index` over all epochs, (B, C, H, W) in [0, 1] on the device."""
+        """Batch number `index` over all epochs, (B, C, H, W) in [0, 1] on the device; of several processes' runs its share."""
 
     @abstractmethod
     def evaluation(self, count: int) -> Tensor:
@@ -43,6 +44,7 @@ class ImageData(ABC):
 class Epochs:
     """Which images make up which batch: each epoch a permutation, its incomplete last batch left out.
 
+    Of several processes each gets its share of the batch.
     count: N training images. batch_size: B, at most N, else ValueError. mirror: flip half of them, drawn anew each epoch.
     """
 
@@ -50,6 +52,7 @@ class Epochs:
         if batch_size > count:
             raise ValueError(f"batch_size={batch_size} exceeds the {count} training images")
         self.count, self.batch_size, self.seed, self.mirror = count, batch_size, seed, mirror
+        self.world = world()  # noted here, since a process that only decodes belongs to no group
         self._epoch, self._order, self._flip = -1, torch.empty(0), torch.empty(0)
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
@@ -60,7 +63,10 @@ class Epochs:
             self._order = torch.randperm(self.count, generator=generator)
             self._flip = torch.rand(self.count, generator=generator) < 0.5 * self.mirror
             self._epoch = epoch
-        chosen = slice(position * self.batch_size, (position + 1) * self.batch_size)
+        rank, count = self.world
+        size = self.batch_size // count
+        start = position * self.batch_size + rank * size
+        chosen = slice(start, start + size)
         return self._order[chosen], self._flip[chosen]
 
 

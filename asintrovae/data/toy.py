@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from asintrovae.parallel import share
 from asintrovae.randomness import generator_for
 
 
@@ -159,8 +160,8 @@ class ToyData:
         return (2,)
 
     def batch(self, index: int) -> Tensor:
-        """Batch number `index`, (B, 2)."""
-        points = self.density.sample(self.batch_size, generator_for(self.seed, "data", index))
+        """Batch number `index`, (B, 2), or this process's share of it."""
+        points = share(self.density.sample(self.batch_size, generator_for(self.seed, "data", index)))
         return points.to(self.device, non_blocking=True)
 
     def evaluation(self, count: int) -> Tensor:

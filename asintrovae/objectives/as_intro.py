@@ -9,6 +9,7 @@ from torch import Tensor
 from asintrovae.distance import as_distance
 from asintrovae.gaussian import Gaussian
 from asintrovae.objectives.base import Model, Noise, Phase, Terms, reconstruction_error
+from asintrovae.parallel import gather
 
 
 def annealing_weight(i: float | Tensor, T: float) -> float | Tensor:
@@ -105,8 +106,9 @@ class ASIntroVAE:
         return annealing_weight(progress, 1.0) if self.c is None else self.c
 
     def distance(self, q: Gaussian, q_r: Gaussian, q_g: Gaussian, c: float | Tensor) -> Tensor:
-        """Weighted D between generated images and what `pairing` sets against them; a scalar."""
-        q_other = q_r if self.pairing == "reconstructed" else q
+        """Weighted D between generated images and what `pairing` sets against them, over all processes; a scalar."""
+        q_other = gather(q_r if self.pairing == "reconstructed" else q)
+        q_g = gather(q_g)
         # At c = 1 D has no part in the loss: it is still reported, but its backward pass is saved.
         with torch.set_grad_enabled(torch.is_grad_enabled() and (isinstance(c, Tensor) or c != 1)):
             distance = as_distance(q_other.mean, q_other.var, q_g.mean, q_g.var, self.kernel, self.estimator)
