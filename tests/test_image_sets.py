@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build
+from conftest import MODELS, build
 from image_layouts import LAYOUTS, datasets, save
 from test_decode import spoil
 
-from asintrovae import ParameterError, RunConfig, build_data, evaluate, load_run, save_record, train
+from asintrovae import ParameterError, RunConfig, build_data, evaluate, load_run, sample, save_record, train
+from asintrovae.checkpoint import load_checkpoint
 from asintrovae.data import images
 from asintrovae.data.images import MemoryImages, StreamedImages
 from asintrovae.data.sources import SOURCES, find_images
+from asintrovae.training import Loop
 
 each_layout = pytest.mark.parametrize("name", LAYOUTS)
 
@@ -73,21 +75,48 @@ def test_worker_processes_decode_the_same(tmp_path, monkeypatch, stream):
         assert torch.equal(data.batch(index), alone.batch(index))
 
 
-@pytest.mark.parametrize(("name", "model"), [("folder", "as_intro"), ("pet128", "vae")])
-def test_a_few_steps_to_a_record(name, model, tmp_path, monkeypatch):
-    LAYOUTS[name][0](tmp_path / "data", monkeypatch)
-    run = config(name, tmp_path / "data", model=model, run_dir=str(tmp_path / "run"), mirror=True)
-    data, network, objective = build(run)
-    result = train(network, objective, data, run)
-    save_record(run, result, evaluate(network, data, run), data.skipped_images)
-    loaded = load_run(tmp_path / "run")
-    assert loaded.record["status"] == "finished"
-    assert loaded.record["skipped_images"] == 0
-    assert loaded.model.decode(torch.zeros(1, 3)).shape == (1, *data.shape)
-
-
 class PowerCutError(Exception):
     pass
+
+
+def interrupted(run, at):
+    """Train until iteration `at` begins; the checkpoint is then the last one saved before."""
+
+    def iterate(loop, i):
+        if i == at:
+            raise PowerCutError
+        return whole(loop, i)
+
+    whole = Loop.iterate
+    data, network, objective = build(run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "iterate", iterate)
+        with pytest.raises(PowerCutError):
+            train(network, objective, data, run)
+    return load_checkpoint(Path(run.run_dir)).meta["iteration"]
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+@pytest.mark.parametrize("name", [*LAYOUTS, "mnist-subset", "mnist"])
+def test_every_model_on_every_data_set(name, model_name, tmp_path, monkeypatch, request):
+    """A few steps, interrupted and resumed, to a record, samples and metrics."""
+    if name in LAYOUTS:
+        LAYOUTS[name][0](tmp_path / "data", monkeypatch)
+    root = request.getfixturevalue("mnist_root") if name == "mnist" else tmp_path / "data"
+    run = config(name, root, model=model_name, run_dir=str(tmp_path / "run"), ema=0.5, batch_size=2, evaluation_samples=3)
+    assert interrupted(run, at=2) == 2
+    data, network, objective = build(run)
+    result = train(network, objective, data, run)
+    assert [row["iteration"] for row in result.history] == [1, 2, 3]
+    metrics = evaluate(network, data, run)
+    save_record(run, result, metrics, data.skipped_images)
+    loaded = load_run(tmp_path / "run")
+    assert (loaded.record["status"], loaded.record["skipped_images"]) == ("finished", 0)
+    fidelity = {"psnr", "ssim", "mse", "kl", "active_units"}
+    assert fidelity & metrics.keys() == (set() if model_name == "wgan_gp" else fidelity)
+    images = sample(loaded.model, 2, seed=0)
+    assert images.shape == (2, *data.shape)
+    assert torch.equal(images, sample(network, 2, seed=0))
 
 
 def test_a_streamed_run_resumes_exactly(tmp_path, monkeypatch, stream):
@@ -95,16 +124,7 @@ def test_a_streamed_run_resumes_exactly(tmp_path, monkeypatch, stream):
     runs = [config("folder", tmp_path / "data", mirror=True, iterations=6, run_dir=str(tmp_path / name)) for name in "ab"]
     data, network, objective = build(runs[0])
     whole = train(network, objective, data, runs[0])
-
-    class Interrupted:
-        def batch(self, index):
-            if index == 3:
-                raise PowerCutError
-            return data.batch(index)
-
-    _, first, _ = build(runs[1])
-    with pytest.raises(PowerCutError):
-        train(first, objective, Interrupted(), runs[1])
+    assert interrupted(runs[1], at=3) == 2
     again, second, _ = build(runs[1])
     rest = train(second, objective, again, runs[1].model_copy(update={"workers": 1}))
     assert rest.history == whole.history
