@@ -34,6 +34,8 @@ FREE_PARAMETERS = {
         "device",
         "threads",
         "evaluation_samples",
+        "feature_network",
+        "fid_weights",
         "log_every",
         "checkpoint_every",
     ),
