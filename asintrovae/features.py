@@ -87,7 +87,7 @@ def mnist_classifier() -> MNISTClassifier:
 
 def inception(weights: str | None) -> nn.Module:
     """InceptionV3 of FID, bytes (B, 3, H, W) to (B, 2048). weights: a local file; None lets torch-fidelity download it."""
-    ways = "set fid_weights to a local pt_inception-2015-12-05-6726825d.pth, or feature_network=None for a run without FID"
+    ways = "set fid_weights to a local weights-inception-2015-12-05-6726825d.pth, or feature_network=None for a run without FID"
     if weights is not None and not Path(weights).is_file():
         raise FileNotFoundError(f"fid_weights={weights!r} is no file; {ways}")
     from asintrovae._torchvision import torchvision  # noqa: F401 (torchmetrics imports it, so it must be repaired first)

@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT, build, tiny_config
 from torch import nn
 
-from asintrovae import ParameterError, build_features, evaluate, frechet_distance, precision_recall
+from asintrovae import ParameterError, build_features, evaluate, frechet_distance, precision_recall, train
 from asintrovae.data.sources import MNIST_FILES, find_images, read_idx
 from asintrovae.features import FeatureNetwork, mnist_classifier
 from asintrovae.metrics import evaluate_features, moments, sample
@@ -238,6 +238,14 @@ def test_scores_of_a_broken_generator_are_missing_not_good(generator):
     scores = evaluate_features(real, fake, "mnist-classifier")
     assert scores.pop("feature_samples") == 9
     assert all(map(math.isnan, scores.values()))
+
+
+def test_a_run_can_be_scored_by_another_network_afterwards(tmp_path):
+    run = tiny_config(tmp_path, **DIGITS | {"feature_network": None, "iterations": 2, "warmup": 1, "c": 0.5})
+    data, network, objective = build(run)
+    before = train(network, objective, data, run).history
+    scored = run.model_copy(update={"feature_network": "mnist-classifier", "fid_weights": "elsewhere.pth"})
+    assert train(network, objective, data, scored).history == before
 
 
 @pytest.mark.parametrize("model", ["as_intro", "wgan_gp"])
