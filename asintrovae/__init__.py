@@ -5,8 +5,19 @@ from importlib.metadata import PackageNotFoundError, version
 from asintrovae.build import build_data, build_model, build_objective
 from asintrovae.config import ParameterError, RunConfig
 from asintrovae.distance import as_distance, expected_likelihood_kernel
+from asintrovae.features import build_features
 from asintrovae.gaussian import Gaussian, kl_to_standard_normal, reparameterize
-from asintrovae.metrics import evaluate, frechet_distance, histogram_divergences, mse, psnr, reconstruct, sample, ssim
+from asintrovae.metrics import (
+    evaluate,
+    frechet_distance,
+    histogram_divergences,
+    mse,
+    precision_recall,
+    psnr,
+    reconstruct,
+    sample,
+    ssim,
+)
 from asintrovae.objectives import VAE, WGANGP, ASIntroVAE, IntroVAE, SoftIntroVAE, annealing_weight
 from asintrovae.records import load_run, save_record
 from asintrovae.training import train
@@ -23,6 +34,7 @@ __all__ = [
     "annealing_weight",
     "as_distance",
     "build_data",
+    "build_features",
     "build_model",
     "build_objective",
     "evaluate",
@@ -32,6 +44,7 @@ __all__ = [
     "kl_to_standard_normal",
     "load_run",
     "mse",
+    "precision_recall",
     "psnr",
     "reconstruct",
     "reparameterize",

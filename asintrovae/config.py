@@ -78,6 +78,8 @@ class RunConfig(BaseModel):
     compile: bool = False
     threads: Count | None = None
     evaluation_samples: Count = 5000
+    feature_network: Literal["mnist-classifier", "inception"] | None = None
+    fid_weights: str | None = None
     log_every: Count = 100
     checkpoint_every: Count = 1000
     run_dir: Annotated[str, Field(min_length=1)] = "runs/toy"
@@ -107,6 +109,19 @@ class RunConfig(BaseModel):
             raise ValueError(f"channels_last=True is for images, but dataset={self.dataset!r}; leave it out")
         if self.model == "as_intro" and self.estimator == "u" and self.batch_size < 2:
             raise ValueError("estimator='u' needs batch_size of at least 2, got batch_size=1; use estimator='v'")
+        return self
+
+    @model_validator(mode="after")
+    def _features_fit(self) -> Self:
+        if self.feature_network is None:
+            return self
+        given = f"feature_network={self.feature_network!r}"
+        if self.dataset in DATASETS["points"]:
+            raise ValueError(f"{given} looks at images, dataset={self.dataset!r} is points; use feature_network=None")
+        if self.feature_network == "mnist-classifier" and self.dataset not in ("mnist", "mnist-subset"):
+            raise ValueError(f"{given} knows digits only, not dataset={self.dataset!r}; use feature_network='inception' or None")
+        if self.evaluation_samples < 4:
+            raise ValueError(f"{given} needs evaluation_samples of at least 4, got {self.evaluation_samples}")
         return self
 
     @classmethod

@@ -1,5 +1,6 @@
 """How results are measured: histogram divergences and mode counts for points, fidelity for images, and collapse."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from asintrovae.config import RunConfig
 from asintrovae.data import ImageData, ToyData
+from asintrovae.features import FeatureNetwork
 from asintrovae.gaussian import Gaussian
 from asintrovae.networks import GAN, Autoencoder
 from asintrovae.randomness import generator_for
@@ -77,6 +79,42 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
     return squared
 
 
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (F,) and unbiased covariance (F, F) of features (N, F), N ≥ 2, in float64."""
+    features = features.double()
+    return features.mean(0), features.T.cov()
+
+
+class PrecisionRecall(NamedTuple):
+    """Shares in [0, 1]. precision: of generated examples near a real one. recall: of real examples near a generated one."""
+
+    precision: float
+    recall: float
+
+
+def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
+    """Improved precision and recall (Kynkäänniemi et al. 2019, Eqs. 1-2) of features (N, F), (M, F), in float64.
+
+    The manifold of a set A is the union of balls around its members, each as wide as the distance to its k-th nearest
+    other member: f(x, A) = 1 where ‖x - a‖ ≤ ‖a - NN_k(a, A)‖ for some a in A, else 0. precision is the mean of
+    f(fake, real), recall the mean of f(real, fake). Time grows with N M, memory with N + M. Both depend on N and M.
+    Raises ValueError if a set has no more than k members.
+    """
+    for name, features in (("real", real), ("fake", fake)):
+        if len(features) <= k:
+            raise ValueError(f"{name} has {len(features)} examples, k={k} neighbours need at least {k + 1}; give more of them")
+    real, fake = real.double(), fake.double()
+    return PrecisionRecall(_share_covered(fake, real, k), _share_covered(real, fake, k))
+
+
+def _share_covered(points: Tensor, members: Tensor, k: int) -> float:
+    """Mean of f(points, members), 1000 rows of distances at a time."""
+    # The nearest member is the member itself; in float64 its computed distance stays below that of any other.
+    radii = torch.cat([torch.cdist(part, members).kthvalue(k + 1, dim=1).values for part in torch.split(members, 1000)])
+    covered = torch.cat([(torch.cdist(part, members) <= radii).any(1) for part in torch.split(points, 1000)])
+    return float(covered.double().mean())
+
+
 def mse(x: Tensor, x_hat: Tensor) -> Tensor:
     """Mean squared error per pixel of images (B, C, H, W); averaged over all, a scalar."""
     return (x - x_hat).square().mean()
@@ -110,6 +148,20 @@ def active_units(q: Gaussian, threshold: float = 0.01) -> int:
     return int((q.mean.var(0) > threshold).sum())
 
 
+def information_per_axis(q: Gaussian, noise: Tensor) -> Tensor:
+    """Information I(x; z_d) in nats that each latent axis alone carries about which of N images it encodes, (n,).
+
+    q, noise: (N, n). I = 1/N Σ_i log q(z_i|x_i) - log 1/N Σ_j q(z_i|x_j), z_i ~ q(z|x_i), one draw per image: the part of
+    the KL divergence that is not mismatch of the aggregate posterior (Hoffman & Johnson 2016). At most log N; 0, up to
+    noise of either sign, on a collapsed axis.
+    """
+    information = []
+    for mean, logvar, z in zip(q.mean.T, q.logvar.T, q.sample(noise).T, strict=True):
+        log_q = Gaussian(mean[:, None], logvar[:, None]).log_prob(z[:, None, None])  # (N, N): draw i under posterior j
+        information.append((log_q.diagonal() - log_q.logsumexp(1)).mean() + math.log(len(z)))
+    return torch.stack(information)
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients inside, the former mode afterwards."""
@@ -124,10 +176,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def sample(model: Autoencoder | GAN, count: int, seed: int) -> Tensor:
     """`count` images Dec(z), z ~ p(z), in evaluation mode; the seed fixes z."""
+    return torch.cat(list(samples(model, count, seed)))
+
+
+def samples(model: Autoencoder | GAN, count: int, seed: int) -> Iterator[Tensor]:
+    """What `sample` returns, at most 1000 images at a time."""
     device = next(model.parameters()).device
     z = torch.randn(count, model.latent_dim, generator=generator_for(seed, "samples")).to(device)
-    with evaluating(model):
-        return torch.cat([model.decode(part) for part in torch.split(z, 1000)])
+    for part in torch.split(z, 1000):
+        with evaluating(model):
+            images = model.decode(part)
+        yield images
 
 
 def reconstruct(model: Autoencoder, x: Tensor) -> tuple[Tensor, Gaussian]:
@@ -138,16 +197,22 @@ def reconstruct(model: Autoencoder, x: Tensor) -> tuple[Tensor, Gaussian]:
     return images, Gaussian(*(torch.cat(parts) for parts in zip(*posteriors, strict=True)))
 
 
-def evaluate(model: Autoencoder | GAN, data: ToyData | ImageData, config: RunConfig) -> dict[str, Any]:
-    """Metrics of a trained model on config.evaluation_samples test examples, and as many generated ones for points.
+def evaluate(
+    model: Autoencoder | GAN, data: ToyData | ImageData, config: RunConfig, features: FeatureNetwork | None = None
+) -> dict[str, Any]:
+    """Metrics of a trained model on config.evaluation_samples test examples and as many generated ones.
 
     Points: the four divergences, modes found where the data have isolated ones, share of samples outside the histogram.
-    Images: PSNR, SSIM, MSE of reconstructions clamped to [0, 1]. Autoencoders: active units and mean KL in nats.
+    Images: PSNR, SSIM, MSE of reconstructions clamped to [0, 1]; with a feature network, from `build_features`, the
+    measures of `evaluate_features`. Autoencoders: active units and mean KL in nats.
     """
     real = data.evaluation(config.evaluation_samples)
     metrics: dict[str, Any] = {"evaluation_samples": len(real)}
     if isinstance(data, ToyData):
         metrics |= evaluate_points(real, sample(model, len(real), config.seed), data)
+    if features is not None:
+        fake = torch.cat([features(part) for part in samples(model, len(real), config.seed)])
+        metrics |= evaluate_features(features(real), fake, features.name)
     if isinstance(model, Autoencoder):
         x_r, q = reconstruct(model, real)
         metrics |= {"active_units": active_units(q), "kl": float(q.kl().mean())}
@@ -156,6 +221,23 @@ def evaluate(model: Autoencoder | GAN, data: ToyData | ImageData, config: RunCon
         if isinstance(data, ImageData):
             metrics |= {"psnr": float(psnr(real, x_r)), "ssim": float(ssim(real, x_r))}
     return metrics
+
+
+def evaluate_features(real: Tensor, fake: Tensor, network: str) -> dict[str, Any]:
+    """Fréchet distance, precision and recall between features (N, F) of test and of generated images, N of either.
+
+    Each is named after the network; only that of "inception" is called fid. NaN where a generated image is not finite.
+    """
+    name = network.replace("-", "_")
+    distance, shares = math.nan, PrecisionRecall(math.nan, math.nan)
+    if bool(fake.isfinite().all()):
+        distance, shares = float(frechet_distance(*moments(real), *moments(fake))), precision_recall(real, fake)
+    return {
+        "feature_samples": len(real),
+        "fid" if network == "inception" else f"frechet_{name}": distance,
+        f"precision_{name}": shares.precision,
+        f"recall_{name}": shares.recall,
+    }
 
 
 def evaluate_points(real: Tensor, fake: Tensor, data: ToyData) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Figures of the book and of the training notebooks, in one style: colour-blind safe, white behind, legible in dark mode."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
+from PIL import Image
 from torch import Tensor
 
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -61,15 +63,21 @@ def images_figure(rows: Mapping[str, Tensor]) -> Figure:
 
 
 def history_figure(history: Sequence[Mapping[str, float]], panels: Mapping[str, Sequence[str]]) -> Figure:
-    """Curves of a run. panels: title -> names of terms as in the history; a term the history lacks is left out."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(7.2, 2.5), squeeze=False)
-    for ax, (title, names) in zip(axes[0], panels.items(), strict=True):
-        for name in names:
-            rows = [row for row in history if name in row]
-            if rows:
-                ax.plot([row["iteration"] for row in rows], [row[name] for row in rows], label=name, lw=1)
-        ax.set(title=title, xlabel="iteration", yscale="log")
-        if ax.lines:
+    """Curves of a run. panels: title -> names of terms as in the history; a term that it lacks is left out, an empty panel too.
+
+    The axis is logarithmic where all values of a panel are above 0.
+    """
+    known = {name for row in history for name in row}
+    drawn = {title: [name for name in names if name in known] for title, names in panels.items()}
+    drawn = {title: names for title, names in drawn.items() if names} or drawn
+    figure, axes = plt.subplots(1, len(drawn), figsize=(7.2, 2.5), squeeze=False)
+    for ax, (title, names) in zip(axes[0], drawn.items(), strict=True):
+        curves = {name: [(row["iteration"], row[name]) for row in history if name in row] for name in names}
+        for name, curve in curves.items():
+            ax.plot(*zip(*curve, strict=True), label=name, lw=1)
+        positive = all(value > 0 for curve in curves.values() for _, value in curve)
+        ax.set(title=title, xlabel="iteration", yscale="log" if positive else "linear")
+        if names:
             ax.legend(fontsize="small")
     return figure
 
@@ -85,6 +93,8 @@ def draw_posteriors(ax: Axes, mu: Tensor, var: Tensor, color: str, label: str | 
 
 
 def save_figure(figure: Figure, run_dir: str | Path, name: str) -> None:
-    """Write the figure to run_dir/name, a PNG."""
+    """Write the figure to run_dir/name, a PNG with 256 colours of its own: a third of the bytes where it shows photographs."""
     Path(run_dir).mkdir(parents=True, exist_ok=True)
-    figure.savefig(Path(run_dir) / name)
+    whole = io.BytesIO()
+    figure.savefig(whole)
+    Image.open(whole).convert("RGB").quantize(256).save(Path(run_dir) / name, optimize=True)

@@ -36,6 +36,8 @@ FREE_PARAMETERS = {
         "devices",
         "threads",
         "evaluation_samples",
+        "feature_network",
+        "fid_weights",
         "log_every",
         "checkpoint_every",
     ),

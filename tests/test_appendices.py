@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from asintrovae import RunConfig, as_distance, build_data, histogram_divergences, load_run, train
+from asintrovae import RunConfig, as_distance, build_data, build_features, histogram_divergences, load_run, train
 
 from conftest import build, tiny_config  # isort: skip
 
@@ -53,6 +53,8 @@ PROVOKED = {
     "another version": other_code,
     "no record.json": lambda _: load_run("runs/toy"),
     "dataset='mnist'": lambda _: build_data(RunConfig(dataset="mnist")),
+    "fid_weights=": lambda _: build_features(RunConfig(dataset="mnist", feature_network="inception", fid_weights="fid.pth")),
+    "'mnist-classifier'": lambda _: RunConfig(dataset="cifar10", feature_network="mnist-classifier"),
     "latent axes": lambda _: as_distance(*torch.ones(2, 4, 2), *torch.ones(2, 4, 3)),
     "extent": lambda _: histogram_divergences(torch.zeros(3, 2), torch.full((3, 2), 9.0), (-2.0, 2.0)),
 }

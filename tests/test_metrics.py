@@ -5,7 +5,8 @@ import torch
 
 from asintrovae import histogram_divergences, mse, ssim
 from asintrovae.data import toy_density
-from asintrovae.metrics import evaluating, modes_found
+from asintrovae.gaussian import Gaussian
+from asintrovae.metrics import evaluating, information_per_axis, modes_found
 from asintrovae.randomness import generator_for
 
 
@@ -79,3 +80,16 @@ def test_evaluation_mode_is_left_as_it_was():
         assert not torch.is_grad_enabled()
     assert model.training
     assert torch.equal(model[0].running_mean, before)
+
+
+def test_information_per_axis_against_closed_forms(generator):
+    """x ~ N(0, 1), mean vx, variance λ: I = log(1 + v²/λ)/2; the prior and one posterior for all tell nothing."""
+    x = torch.randn(1500, 1, generator=generator, dtype=torch.float64)
+    v, var = torch.tensor([[0.0, 0.0, 0.75**0.5, 0.05]]).double(), torch.tensor([1.0, 0.5, 0.25, 1e-4]).double()
+    q = Gaussian(v * x + torch.tensor([0.0, 1.8, 0.0, 0.0]), var.log().expand(len(x), -1))
+    found = information_per_axis(q, torch.randn(q.mean.shape, generator=generator, dtype=torch.float64))
+    torch.testing.assert_close(found, 0.5 * (1 + v[0] ** 2 / var).log(), atol=0.06, rtol=0)
+    assert found[:2].abs().max() < 1e-12
+    apart = Gaussian(1e3 * x[:50], torch.zeros(50, 1, dtype=torch.float64))
+    assert found.max() < math.log(1500)
+    assert abs(information_per_axis(apart, torch.zeros_like(apart.mean)) - math.log(50)) < 0.05

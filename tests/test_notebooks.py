@@ -14,8 +14,10 @@ import nbclient
 import nbformat
 import papermill
 import pytest
+import torch
 from conftest import ROOT
 from own_sockets import own_sockets
+from PIL import Image
 
 from asintrovae import RunConfig, load_run
 
@@ -23,6 +25,7 @@ BOOK = ROOT / "book"
 CHAPTERS = sorted(BOOK.glob("[0-9]*.ipynb"))
 TRAINING = sorted((BOOK / "training").glob("*.ipynb"))
 TINY = {"iterations": 12, "warmup": 2, "batch_size": 16, "widths": [4], "evaluation_samples": 64, "log_every": 4}
+SCORES = {f"{measure}_mnist_classifier" for measure in ("frechet", "precision", "recall")}
 
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 each_template = pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
@@ -189,6 +192,7 @@ def test_parameters_cell_is_a_manual_of_run_config(path):
     RunConfig(**{name: default for name, (default, _) in parameters.items()})
     assert all(comment for _, comment in parameters.values())
     only_images = {"data_dir", "download", "resolution", "mirror", "strict_images", "workers", "channels_last"}
+    only_images |= {"feature_network", "fid_weights"}
     expected = set(RunConfig.model_fields) - (only_images if path.stem == "toy" else set())
     assert set(parameters) == expected
 
@@ -206,14 +210,30 @@ def test_papermill_run_leaves_everything_and_repeats(path, tmp_path, monkeypatch
     run_dir = tmp_path / "run"
     papermill.execute_notebook(path, "out.ipynb", {**TINY, "run_dir": str(run_dir)}, progress_bar=False, config=own_sockets())
     names = {"record.json", "history.csv", "checkpoint.safetensors", "samples.png"}
+    names |= {"interpolation.png"} if path.stem == "images" else set()
     assert names <= {file.name for file in run_dir.iterdir()}
     run = load_run(run_dir)
     assert run.record["status"] == "finished"
     assert run.config.iterations == 12
-    wanted = {"psnr", "ssim", "mse"} if path.stem == "images" else {"protocol_kl", "protocol_jsd", "kl_nats", "jsd_nats"}
+    wanted = {"psnr", "ssim", "mse"} | SCORES if path.stem == "images" else {"protocol_kl", "protocol_jsd", "kl_nats", "jsd_nats"}
     assert wanted <= run.record["metrics"].keys()
     result = nbval(tmp_path / "out.ipynb", cwd=tmp_path)
     assert result.returncode == 0, result.stdout[-4000:]
+
+
+def test_images_notebook_runs_without_an_encoder_and_in_colour(tmp_path, monkeypatch, generator):
+    """WGAN-GP, on a folder, whose sheets of noise, which compresses worst, stay small."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for i in range(40):
+        pixels = torch.randint(256, (64, 64, 3), dtype=torch.uint8, generator=generator)
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{i}.png")
+    run_dir = tmp_path / "run"
+    here = {"model": "wgan_gp", "dataset": "folder", "data_dir": str(tmp_path), "resolution": 64, "feature_network": None}
+    parameters = {**TINY, **here, "iterations": 2, "warmup": None, "run_dir": str(run_dir)}
+    papermill.execute_notebook(BOOK / "training" / "images.ipynb", None, parameters, progress_bar=False, config=own_sockets())
+    assert load_run(run_dir).record["metrics"] == {"evaluation_samples": 4}
+    assert (run_dir / "samples.png").stat().st_size < 150_000
+    assert (run_dir / "interpolation.png").stat().st_size < 150_000
 
 
 @each_template

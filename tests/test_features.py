@@ -1,0 +1,262 @@
+"""Feature networks, and the scores of generated images that rest on them."""
+
+import hashlib
+import math
+import urllib.error
+from importlib.util import find_spec
+
+import pytest
+import torch
+from conftest import ROOT, build, tiny_config
+from torch import nn
+
+from asintrovae import ParameterError, build_features, evaluate, frechet_distance, precision_recall, train
+from asintrovae.data.sources import MNIST_FILES, find_images, read_idx
+from asintrovae.features import FeatureNetwork, mnist_classifier
+from asintrovae.metrics import evaluate_features, moments, sample
+
+CLASSIFIER = ROOT / "data" / "mnist-classifier"
+DIGITS = {"dataset": "mnist-subset", "feature_network": "mnist-classifier", "widths": (2, 2), "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The 1,000 embedded test digits, (1000, 1, 28, 28) in [0, 1]."""
+    return find_images("mnist-subset")[1].float() / 255
+
+
+@torch.no_grad()
+def accuracy(images, labels):
+    network = mnist_classifier()
+    logits = torch.cat([network.head(network(part)) for part in images.split(500)])
+    return (logits.argmax(1) == labels).float().mean().item()
+
+
+def test_classifier_is_small_hashed_and_right():
+    path = CLASSIFIER / "mnist-classifier.safetensors"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (CLASSIFIER / "SHA256SUMS").read_text().split() == [digest, path.name]
+    assert digest in (CLASSIFIER / "README.md").read_text()
+    assert path.stat().st_size < 300_000
+    labels = read_idx(ROOT / "data" / "mnist-subset" / MNIST_FILES[1].replace("images-idx3", "labels-idx1"))
+    assert accuracy(find_images("mnist-subset")[1], labels) > 0.985
+
+
+def test_classifier_on_all_test_digits_is_as_its_readme_says(mnist_root):
+    labels = read_idx(mnist_root / "MNIST" / "raw" / MNIST_FILES[1].replace("images-idx3", "labels-idx1"))
+    assert abs(accuracy(find_images("mnist")[1], labels) - 0.9925) < 2e-4
+
+
+def test_features_are_of_bytes_in_any_chunks_and_not_finite_where_the_image_is_not(digits, tmp_path):
+    features = build_features(tiny_config(tmp_path, **DIGITS))
+    found = features(digits[:150])
+    assert found.shape == (150, 64)
+    assert found.dtype == torch.float32
+    assert not found.requires_grad
+    torch.testing.assert_close(found[140:], features(digits[140:150]))
+    with torch.no_grad():
+        torch.testing.assert_close(found[:9], features.network((digits[:9] * 255).round().byte()))
+    cut = features(digits[:9] + 0.9 / 255)  # torchmetrics cuts to bytes; white stays white
+    torch.testing.assert_close(cut, found[:9])
+    broken = digits[:3].clone()
+    broken[1, 0, 5, 5] = torch.nan
+    assert features(broken).isfinite().all(1).tolist() == [True, False, True]
+    with pytest.raises(ValueError, match=r"mnist-classifier takes images of shape \(B, 1, H, W\), got shape \(2, 3, 28, 28\)"):
+        features(torch.zeros(2, 3, 28, 28))
+
+
+class Channels(nn.Module):
+    """A stand-in of known answer: bytes (B, 3, H, W) to the channels' means and two corners, (B, 5)."""
+
+    def __init__(self, *arguments):
+        super().__init__()
+        self.arguments, self.num_features = arguments, 5
+
+    def forward(self, pixels):
+        assert pixels.dtype == torch.uint8
+        assert pixels.shape[1] == 3
+        pixels = pixels.double()
+        return torch.cat([pixels.mean((2, 3)), pixels[:, 0, 0, :2]], 1)
+
+
+def colours(count, generator, dark=1.0):
+    return (dark * torch.rand(count, 3, 8, 8, generator=generator)).mul(255).byte() / 255
+
+
+def test_frechet_distance_is_that_of_torchmetrics(generator):
+    from asintrovae._torchvision import torchvision  # noqa: F401
+
+    from torchmetrics.image.fid import FrechetInceptionDistance  # isort: skip
+
+    features = FeatureNetwork("inception", Channels(), 3, torch.device("cpu"))
+    sets = colours(300, generator), colours(300, generator, dark=0.8)
+    fid = FrechetInceptionDistance(Channels())
+    for images, real in zip(sets, (True, False), strict=True):
+        fid.update((images * 255).round().byte(), real=real)
+    ours = evaluate_features(*map(features, sets), "inception")
+    assert ours["fid"] > 100
+    assert abs(ours["fid"] - fid.compute().item()) < 1e-5 * ours["fid"]  # our features are rounded to float32
+    assert ours["feature_samples"] == 300
+
+
+def test_inception_is_torchmetrics_with_grey_as_three_channels(monkeypatch, tmp_path, generator):
+    from asintrovae._torchvision import torchvision  # noqa: F401
+
+    monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", Channels)
+    weights = tmp_path / "weights.pth"
+    torch.save({}, weights)
+    features = build_features(tiny_config(tmp_path, **DIGITS | {"feature_network": "inception", "fid_weights": str(weights)}))
+    assert features.name == "inception"
+    assert features.network.arguments == ("inception-v3-compat", ["2048"], str(weights))
+    means = features(torch.rand(2, 1, 8, 8, generator=generator))[:, :3]
+    assert torch.equal(means[:, 0], means[:, 2])
+    assert not torch.equal(means[0], means[1])
+
+
+def refuse(*_):
+    raise urllib.error.URLError("no route")
+
+
+def not_there(*_):
+    raise ModuleNotFoundError("torch-fidelity")
+
+
+@pytest.mark.parametrize(
+    ("fid_weights", "build_network", "error", "words"),
+    [
+        ("nowhere.pth", refuse, FileNotFoundError, r"fid_weights='nowhere\.pth' is no file; set fid_weights .*=None"),
+        (None, refuse, FileNotFoundError, r"'inception' found no weights: .*no route.*to the network, set fid_weights .*=None"),
+        (None, not_there, ModuleNotFoundError, r"needs torch-fidelity, .*pip install 'asintrovae\[fid\]', or .*=None"),
+        ("README.md", refuse, ValueError, r"fid_weights='README\.md' holds no weights of FID's InceptionV3"),
+    ],
+)
+def test_inception_that_cannot_be_had_says_why_and_the_ways_out(monkeypatch, fid_weights, build_network, error, words, tmp_path):
+    from asintrovae._torchvision import torchvision  # noqa: F401
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", build_network)
+    run = tiny_config(tmp_path, **DIGITS | {"feature_network": "inception", "fid_weights": fid_weights})
+    with pytest.raises(error, match=words) as caught:
+        build_features(run)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(find_spec("torch_fidelity") is None, reason="the extra fid is not installed")
+def test_inception_itself_and_foreign_weights(tmp_path, digits):
+    """With weights drawn at random, which torch-fidelity reads like its own."""
+    from asintrovae._torchvision import torchvision  # noqa: F401
+
+    from torchmetrics.image.fid import NoTrainInceptionV3  # isort: skip
+
+    path = tmp_path / "weights.pth"
+    run = tiny_config(tmp_path, **DIGITS | {"feature_network": "inception", "fid_weights": str(path)})
+    torch.save({"conv.weight": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="holds no weights of FID's InceptionV3") as caught:
+        build_features(run)
+    assert "\n" not in str(caught.value)
+    with pytest.MonkeyPatch.context() as patch:  # the network as torch initialises it, without its file
+        patch.setattr(NoTrainInceptionV3, "load_state_dict", lambda *_: None)
+        network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path))
+    torch.save(network.state_dict(), path)
+    features = build_features(run)(digits[:2])
+    assert features.shape == (2, 2048)
+    torch.testing.assert_close(features, network((digits[:2] * 255).round().byte().repeat(1, 3, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"dataset": "cifar10"}, "'mnist-classifier' knows digits only, not dataset='cifar10'; use .*'inception' or None"),
+        ({"dataset": "rings"}, "looks at images, dataset='rings' is points; use feature_network=None"),
+        ({"evaluation_samples": 3}, "needs evaluation_samples of at least 4, got 3"),
+        ({"feature_network": "vgg"}, "feature_network='vgg': should be 'mnist-classifier' or 'inception'"),
+    ],
+)
+def test_feature_networks_that_do_not_fit_are_refused(parameters, words, tmp_path):
+    with pytest.raises(ParameterError, match=words):
+        tiny_config(tmp_path, **DIGITS | parameters)
+
+
+def brute_force(points, members, k):
+    """Share of points in a ball, by definition, one by one."""
+
+    def radius(a):
+        return sorted((a - other).norm().item() for other in members)[k]  # the first is its own, 0
+
+    return sum(any((x - a).norm().item() <= radius(a) for a in members) for x in points) / len(points)  # fmt: skip
+
+
+def test_precision_and_recall_by_definition(generator):
+    real = torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    fake = 1.5 * torch.randn(30, 3, generator=generator, dtype=torch.float64) + 0.5
+    found = precision_recall(real, fake, k=2)
+    assert found == (brute_force(fake, real, 2), brute_force(real, fake, 2))
+    assert 0 < found.precision < 1
+    assert found.recall != found.precision
+    assert precision_recall(fake, real, k=2) == found[::-1]
+    assert precision_recall(1000 + 7 * real, 1000 + 7 * fake, k=2) == found
+
+
+def test_precision_and_recall_tell_lost_modes_from_bad_images(generator):
+    """Two modes: a model of one has precision without recall, one that adds nonsense recall without precision."""
+    left, right = (torch.randn(600, 8, generator=generator) + shift for shift in (-20, 20))
+    real, other = torch.cat([left[:300], right[:300]]), torch.cat([left[300:], right[300:]])
+    both, one = precision_recall(real, other), precision_recall(real, left[300:])
+    assert min(both) > 0.8
+    assert one.precision > 0.8
+    assert 0.4 < one.recall < 0.5
+    nonsense = precision_recall(real, torch.cat([other, 200 + 50 * torch.randn(600, 8, generator=generator)]))
+    assert nonsense.recall > 0.8
+    assert 0.4 < nonsense.precision < 0.5
+    collapsed = real[:1].expand(600, -1)
+    assert precision_recall(real, collapsed).precision == 1
+    assert precision_recall(real, collapsed).recall < 0.01
+    with pytest.raises(ValueError, match=r"fake has 3 examples, k=3 neighbours need at least 4"):
+        precision_recall(real, real[:3])
+
+
+def test_scores_rank_digits_above_noise_and_bear_the_name(digits, tmp_path, generator):
+    features = build_features(tiny_config(tmp_path, **DIGITS))
+    train = find_images("mnist-subset")[0][:1000].float() / 255
+    real = features(digits)
+    candidates = (
+        train,
+        (train + 0.3 * torch.randn(train.shape, generator=generator)),
+        torch.rand(train.shape, generator=generator),
+    )
+    good, noisy, noise = (evaluate_features(real, features(images), features.name) for images in candidates)
+    keys = [f"{measure}_mnist_classifier" for measure in ("frechet", "precision", "recall")]
+    assert list(good) == ["feature_samples", *keys]
+    assert good[keys[0]] < noisy[keys[0]] < noise[keys[0]]
+    assert good[keys[2]] > noisy[keys[2]] > noise[keys[2]]
+    assert good[keys[1]] > 0.7
+
+
+def test_scores_of_a_broken_generator_are_missing_not_good(generator):
+    real, fake = torch.rand(2, 9, 4, generator=generator)
+    fake[3] = torch.nan
+    scores = evaluate_features(real, fake, "mnist-classifier")
+    assert scores.pop("feature_samples") == 9
+    assert all(map(math.isnan, scores.values()))
+
+
+def test_a_run_can_be_scored_by_another_network_afterwards(tmp_path):
+    run = tiny_config(tmp_path, **DIGITS | {"feature_network": None, "iterations": 2, "warmup": 1, "c": 0.5})
+    data, network, objective = build(run)
+    before = train(network, objective, data, run).history
+    scored = run.model_copy(update={"feature_network": "mnist-classifier", "fid_weights": "elsewhere.pth"})
+    assert train(network, objective, data, scored).history == before
+
+
+@pytest.mark.parametrize("model", ["as_intro", "wgan_gp"])
+def test_evaluate_scores_as_many_samples_as_test_images(model, tmp_path):
+    run = tiny_config(tmp_path, model=model, evaluation_samples=1010, **DIGITS)  # more than there are, and than one part
+    data, network, _ = build(run)
+    features = build_features(run)
+    metrics = evaluate(network, data, run, features)
+    assert metrics["feature_samples"] == metrics["evaluation_samples"] == 1000
+    by_hand = frechet_distance(*moments(features(data.test / 255)), *moments(features(sample(network, 1000, run.seed))))
+    assert abs(metrics["frechet_mnist_classifier"] / by_hand.item() - 1) < 1e-6
+    assert ("psnr" in metrics) == (model != "wgan_gp")
+    assert "fid" not in metrics
+    assert "frechet_mnist_classifier" not in evaluate(network, data, run)
