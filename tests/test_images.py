@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from asintrovae import RunConfig, build_data
 from asintrovae.data.images import Epochs, MemoryImages
 from asintrovae.data.sources import find_images, read_idx
 
@@ -96,3 +97,12 @@ def test_torchvision_imports_beside_this_torch():
 
     assert torchvision.utils.make_grid(torch.zeros(4, 1, 2, 2)).shape[0] == 3
     assert torchvision.datasets.MNIST.mirrors
+
+
+def test_test_images_come_in_one_order_that_is_not_that_of_the_file():
+    data = [build_data(RunConfig(dataset="mnist-subset", seed=seed, device="cpu")) for seed in (0, 1)]
+    images, split = data[0].evaluation(1000), find_images("mnist-subset")[1] / 255
+    assert torch.equal(data[1].evaluation(1000), images)
+    assert torch.equal(data[0].evaluation(16), images[:16])
+    assert not torch.equal(images[:16], split[:16])
+    assert torch.equal(images.flatten(1).sum(1).sort().values, split.flatten(1).sum(1).sort().values)

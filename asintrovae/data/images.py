@@ -38,7 +38,10 @@ class ImageData(ABC):
 
     @abstractmethod
     def evaluation(self, count: int) -> Tensor:
-        """The first `count` test images, (count, C, H, W) in [0, 1] on the device, or fewer where there are no more."""
+        """`count` test images, (count, C, H, W) in [0, 1] on the device, or fewer where there are no more.
+
+        A larger count begins with the same images, and they are the same for every run.
+        """
 
 
 class Epochs:
@@ -181,6 +184,7 @@ def load_images(config: RunConfig, device: torch.device) -> ImageData:
     Raises FileNotFoundError where its files are missing, ValueError for unreadable ones with config.strict_images.
     """
     train, test = find_images(config.dataset, config.data_dir, config.download)
+    test = shuffled(test)
     size, epochs = image_shape(config)[1], partial(Epochs, batch_size=config.batch_size, seed=config.seed, mirror=config.mirror)
     if isinstance(train, list) and isinstance(test, list) and 3 * size**2 * len(train + test) > MEMORY_LIMIT:
         strict, workers = config.strict_images, config.workers
@@ -189,6 +193,12 @@ def load_images(config: RunConfig, device: torch.device) -> ImageData:
     test, problems_of_test = decoded(test, size, "test images")
     report(problems + problems_of_test, config.strict_images)
     return MemoryImages(train, test, epochs(len(train)), device, len(problems + problems_of_test))
+
+
+def shuffled(split: Split) -> Split:
+    """A split in an order that is always the same. Files have one that means something: MNIST's first half is the cleaner."""
+    order = torch.randperm(len(split), generator=generator_for(0, "evaluation"))
+    return split[order] if isinstance(split, Tensor) else [split[number] for number in order.tolist()]
 
 
 def decoded(split: Split, size: int, title: str) -> tuple[Tensor, list[str]]:
