@@ -2,17 +2,16 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from asintrovae.config import RunConfig
 from asintrovae.data import ImageData, ToyData
 from asintrovae.features import FeatureNetwork
 from asintrovae.gaussian import Gaussian
-from asintrovae.networks import GAN, Autoencoder
+from asintrovae.networks import GAN, Autoencoder, evaluating
 from asintrovae.randomness import generator_for
 
 
@@ -160,18 +159,6 @@ def information_per_axis(q: Gaussian, noise: Tensor) -> Tensor:
         log_q = Gaussian(mean[:, None], logvar[:, None]).log_prob(z[:, None, None])  # (N, N): draw i under posterior j
         information.append((log_q.diagonal() - log_q.logsumexp(1)).mean() + math.log(len(z)))
     return torch.stack(information)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside, the former mode afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
 
 
 def sample(model: Autoencoder | GAN, count: int, seed: int) -> Tensor:

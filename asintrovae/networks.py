@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -177,6 +178,18 @@ def conv_decoder(image_shape: Sequence[int], latent_dim: int, widths: Sequence[i
     return nn.Sequential(*layers, ResidualBlock(widths[0], widths[0]), last)
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside, the former mode afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
 STATISTICS_BATCHES = 10
 """How many batches `precise_batchnorm` looks at."""
 
@@ -209,7 +222,6 @@ def _latents(encoder: nn.Module | None, x: Tensor, latent_dim: int, generator: t
     prior, noise = (share(part).to(x) for part in drawn)
     if encoder is None:
         return prior
-    training = encoder.training
-    posterior: Gaussian = encoder.eval()(x)
-    encoder.train(training)
+    with evaluating(encoder):
+        posterior: Gaussian = encoder(x)
     return torch.cat([posterior.sample(noise), prior])

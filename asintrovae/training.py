@@ -18,8 +18,9 @@ from tqdm.auto import tqdm
 
 from asintrovae.checkpoint import Checkpoint, all_finite, collect, load_checkpoint, restore, restore_evaluated, save_checkpoint
 from asintrovae.config import ParameterError, RunConfig
+from asintrovae.data.decode import write_row
 from asintrovae.data.files import code_hash
-from asintrovae.networks import precise_batchnorm
+from asintrovae.networks import evaluating, precise_batchnorm
 from asintrovae.objectives import VAE, Noise, Objective, Phase
 from asintrovae.parallel import average_, fabric_for, run_processes, share, world
 from asintrovae.randomness import generator_for
@@ -133,8 +134,8 @@ class Loop:
         model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         self.called = compiled(model) if config.compile else model
         self.optimizers = build_optimizers(model, config)
-        images_from = [name for name in ("decoder", "generator") if config.ema and hasattr(model, name)]
-        self.averages = {name: copy.deepcopy(getattr(model, name)) for name in images_from}
+        self.images_from = [name for name in ("decoder", "generator") if hasattr(model, name)]
+        self.averages = {name: copy.deepcopy(getattr(model, name)) for name in self.images_from if config.ema}
         self.fixed_batch = functools.cache(data.batch)  # kept: out of order they cost a streamed data set a new start
         self.average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
         self.warmup, self.warmup_end = VAE(config.beta_rec, config.beta_kl), 0
@@ -230,8 +231,19 @@ class Loop:
         }
         if world()[0] == 0:  # all processes hold the same
             save_checkpoint(self.run_dir, Checkpoint(tensors, meta))
+            self.show_progress(done)
         self.fabric.barrier()
         return True
+
+    def show_progress(self, done: int) -> None:
+        """Write what the evaluated model makes of the same 16 prior samples to run_dir/progress; nothing for points."""
+        z = torch.randn(16, self.config.latent_dim, generator=generator_for(self.config.seed, "samples"))
+        for name in self.images_from:
+            half = self.averages.get(name, getattr(self.model, name))
+            with evaluating(half):
+                images = half(z.to(self.fabric.device))
+            if images.dim() == 4:
+                write_row(self.run_dir / "progress" / f"{done:07d}.png", images)
 
     def diverged(self) -> bool:
         """Whether a term has not been finite since the start; waits for the device."""

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from asintrovae.data.decode import decode, read, read_all
+from asintrovae.data.decode import decode, read, read_all, read_row, write_row
 
 
 def shades(path):
@@ -103,3 +103,12 @@ def test_unreadable_images_of_every_kind_are_named_with_the_reason(tmp_path):
     assert images.shape == (2, 3, 8, 8)
     assert torch.equal(images[0], images[1])
     assert len(problems) == len(reasons)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rows_of_images_are_read_as_written(tmp_path, channels):
+    images = torch.randint(0, 256, (5, channels, 6, 6), generator=torch.Generator().manual_seed(1)) / 255
+    write_row(tmp_path / "new" / "row.png", images)
+    assert torch.equal(read_row(tmp_path / "new" / "row.png"), images)
+    write_row(tmp_path / "row.png", 3 * images - 1)
+    assert torch.equal(read_row(tmp_path / "row.png"), ((3 * images - 1).clamp(0, 1) * 255).round() / 255)

@@ -15,6 +15,7 @@ from test_decode import spoil
 from asintrovae import ParameterError, RunConfig, build_data, evaluate, load_run, sample, save_record, train
 from asintrovae.checkpoint import load_checkpoint
 from asintrovae.data import images
+from asintrovae.data.decode import read_row
 from asintrovae.data.images import MemoryImages, StreamedImages
 from asintrovae.data.sources import SOURCES, find_images
 from asintrovae.training import Loop
@@ -114,9 +115,12 @@ def test_every_model_on_every_data_set(name, model_name, tmp_path, monkeypatch, 
     assert (loaded.record["status"], loaded.record["skipped_images"]) == ("finished", 0)
     fidelity = {"psnr", "ssim", "mse", "kl", "active_units"}
     assert fidelity & metrics.keys() == (set() if model_name == "wgan_gp" else fidelity)
-    images = sample(loaded.model, 2, seed=0)
-    assert images.shape == (2, *data.shape)
-    assert torch.equal(images, sample(network, 2, seed=0))
+    images = sample(loaded.model, 16, seed=0)
+    assert images.shape == (16, *data.shape)
+    assert torch.equal(images, sample(network, 16, seed=0))
+    progress = sorted((tmp_path / "run" / "progress").iterdir())
+    assert [path.name for path in progress] == ["0000000.png", "0000002.png", "0000003.png"]
+    assert torch.equal(read_row(progress[-1]), (images.clamp(0, 1) * 255).round() / 255)
 
 
 def test_a_streamed_run_resumes_exactly(tmp_path, monkeypatch, stream):

@@ -1,5 +1,6 @@
-"""Image files of any kind to squares of RGB bytes; Pillow decodes, since torchvision's codecs are not everywhere."""
+"""Image files of any kind to squares of RGB bytes, and back; by Pillow, since torchvision's codecs are not everywhere."""
 
+import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from asintrovae.data.files import write_atomically
 
 
 def decode(path: Path, size: int) -> Tensor:
@@ -65,6 +68,22 @@ def read_all(paths: Sequence[Path], size: int, title: str) -> tuple[Tensor, list
             else:
                 images[count], count = found, count + 1
     return images[:count], problems
+
+
+def write_row(path: Path, images: Tensor) -> None:
+    """Images (N, C, H, W) in [0, 1], side by side in a PNG of N W x H pixels; values outside are clamped."""
+    pixels = (images.detach().cpu().clamp(0, 1) * 255).round().byte()
+    row = torch.cat(list(pixels), dim=-1).permute(1, 2, 0)
+    file = io.BytesIO()
+    Image.fromarray(row.squeeze(-1).numpy()).save(file, "png", optimize=True)
+    write_atomically(path, file.getvalue())
+
+
+def read_row(path: Path) -> Tensor:
+    """Images (N, C, H, H) in [0, 1] of a PNG that `write_row` wrote."""
+    pixels = torch.from_numpy(np.array(Image.open(path)))  # grey has no third axis
+    row = pixels.reshape(*pixels.shape[:2], -1).permute(2, 0, 1)
+    return torch.stack(torch.split(row, row.shape[1], dim=-1)).float() / 255
 
 
 def cores() -> int:
