@@ -1,12 +1,15 @@
 """The labelled equations that the package computes, each by means that share nothing with its code: quadrature, Monte-Carlo,
 a literal transcription. test_equation_index.py holds this file against the book."""
 
+import copy
 import math
 
 import numpy as np
 import pytest
 import torch
-from scipy import integrate, stats
+from conftest import build, tiny_config
+from scipy import integrate, signal, stats
+from torch.nn import functional
 
 from asintrovae import (
     VAE,
@@ -25,8 +28,16 @@ from asintrovae import (
     ssim,
 )
 from asintrovae.metrics import active_units
-from asintrovae.networks import mlp_autoencoder, mlp_gan
+from asintrovae.networks import (
+    STATISTICS_BATCHES,
+    ResidualBlock,
+    conv_autoencoder,
+    mlp_autoencoder,
+    mlp_gan,
+    precise_batchnorm,
+)
 from asintrovae.objectives import Noise
+from asintrovae.training import Loop
 
 B, N = 6, 2
 equation = pytest.mark.equation  # labels of the equations a test checks; test_equation_index.py holds them against the book
@@ -302,3 +313,62 @@ def test_ssim_window_by_window(generator):
 def test_active_units_counts_axes_that_carry_information(generator):
     mean = torch.randn(500, 3, generator=generator) * torch.tensor([1.0, 0.01, 0.5])
     assert active_units(Gaussian(mean, torch.zeros_like(mean))) == 2
+
+
+def batch_norm(h):
+    """(B, C, H, W), statistics of the batch, numpy."""
+    return (h - h.mean((0, 2, 3), keepdims=True)) / np.sqrt(h.var((0, 2, 3), keepdims=True) + 1e-5)
+
+
+def convolve(x, weight):
+    """Images (B, C, H, W) and filters (C', C, k, k), zero border, by scipy."""
+    return np.array([[sum(signal.correlate2d(c, k, "same") for c, k in zip(i, f, strict=True)) for f in weight] for i in x])
+
+
+@equation("eq-images-block")
+@pytest.mark.parametrize("channels", [2, 3])
+def test_residual_block_by_scipy(channels, generator):
+    block = ResidualBlock(2, channels).double()
+    x = torch.randn(4, 2, 6, 6, generator=generator).double()
+    first, second = (block.body[i].weight.detach().numpy() for i in (0, 3))
+    h = batch_norm(convolve(x.numpy(), first))
+    h = batch_norm(convolve(np.where(h > 0, h, 0.2 * h), second))
+    y = h + (x.numpy() if channels == 2 else convolve(x.numpy(), block.skip.weight.detach().numpy()))
+    np.testing.assert_allclose(block(x).detach(), np.where(y > 0, y, 0.2 * y), atol=1e-10)
+
+
+@equation("eq-images-ema")
+def test_average_of_the_decoder_unrolled(tmp_path):
+    """ema^T W_0 + (1 - ema) sum over t of ema^(T-t) W_t, of a run of the loop."""
+    config = tiny_config(tmp_path, model="soft_intro", warmup=2, ema=0.8)
+    data, model, objective = build(config)
+    loop = Loop(model, objective, data, config)
+    weights = [torch.nn.utils.parameters_to_vector(model.decoder.parameters()).detach()]
+    for i in range(5):
+        loop.iterate(i)
+        weights.append(torch.nn.utils.parameters_to_vector(model.decoder.parameters()).detach())
+    expected = 0.8**5 * weights[0] + sum(0.2 * 0.8 ** (5 - t) * weights[t] for t in range(1, 6))
+    torch.testing.assert_close(torch.nn.utils.parameters_to_vector(loop.averages["decoder"].parameters()), expected)
+    assert (expected - weights[-1]).abs().max() > 1e-4
+    assert list(loop.averages) == ["decoder"]
+
+
+@equation("eq-images-precise")
+def test_precise_statistics_are_means_over_batches(generator):
+    """First layer and, after BatchNorm with each batch's own statistics, the first of the block; by scipy."""
+    images = torch.rand(STATISTICS_BATCHES, 4, 1, 8, 8, generator=generator)
+    model = conv_autoencoder((1, 8, 8), 3, (2,)).double()
+    before = copy.deepcopy(model.encoder.state_dict())
+    precise_batchnorm({"encoder": model.encoder}, lambda k: images[k].double(), 3, seed=0)
+    first, block = model.encoder[0], model.encoder[4].body
+    layers = {model.encoder[1]: [], block[1]: []}
+    for batch in images.double().numpy():
+        h = convolve(batch, first.weight.detach().numpy())
+        layers[model.encoder[1]].append(h)
+        h = batch_norm(h)
+        pooled = functional.avg_pool2d(torch.from_numpy(np.where(h > 0, h, 0.2 * h)), 2).numpy()
+        layers[block[1]].append(convolve(pooled, block[0].weight.detach().numpy()))
+    for layer, inputs in layers.items():
+        np.testing.assert_allclose(layer.running_mean, np.mean([h.mean((0, 2, 3)) for h in inputs], 0), atol=1e-9)
+        np.testing.assert_allclose(layer.running_var, np.mean([h.var((0, 2, 3), ddof=1) for h in inputs], 0), rtol=1e-9)
+    assert all(torch.equal(p, before[name]) for name, p in model.encoder.named_parameters())
