@@ -102,7 +102,9 @@ class RunConfig(BaseModel):
         if self.dataset == "folder" and self.data_dir is None:
             raise ValueError("dataset='folder' needs data_dir, the folder that holds the images, got data_dir=None")
         if self.batch_size % self.devices:
-            raise ValueError(f"devices={self.devices} cannot share batch_size={self.batch_size} equally; make it a multiple")
+            raise ValueError(
+                f"devices={self.devices} cannot share batch_size={self.batch_size} equally; make batch_size a multiple of devices"
+            )
         if self.devices > 1 and ":" in self.device:
             raise ValueError(f"device={self.device!r} is one GPU, but devices={self.devices}; use device='cuda'")
         if self.channels_last and self.dataset in DATASETS["points"]:

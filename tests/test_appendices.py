@@ -48,9 +48,10 @@ def other_code(monkeypatch):
 PROVOKED = {
     "modle": lambda _: RunConfig(modle="x"),
     "warmup=200": lambda _: RunConfig(warmup=200, iterations=1000),
-    "device=": lambda _: RunConfig(device="cuda").torch_device(),
+    "device='": lambda _: RunConfig(device="cuda").torch_device(),
     "another run": lambda _: other_parameters(0.5),
     "another version": other_code,
+    "devices=": lambda _: RunConfig(devices=3),
     "no record.json": lambda _: load_run("runs/toy"),
     "dataset='mnist'": lambda _: build_data(RunConfig(dataset="mnist")),
     "fid_weights=": lambda _: build_features(RunConfig(dataset="mnist", feature_network="inception", fid_weights="fid.pth")),
@@ -64,7 +65,7 @@ QUOTED = re.findall(r"```text\n(.*)\n```", (BOOK / "appendix" / "troubleshooting
 @pytest.mark.parametrize("quoted", QUOTED)
 def test_quoted_errors_are_what_the_program_says(quoted, tmp_path, monkeypatch):
     (provoke,) = [provoke for words, provoke in PROVOKED.items() if words in quoted]
-    if "device=" in quoted and torch.cuda.is_available():
+    if "device='cuda'" in quoted and torch.cuda.is_available():
         pytest.skip("this machine has CUDA, so its absence is no error")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ASINTROVAE_DATA", raising=False)

@@ -15,6 +15,7 @@ import nbformat
 import papermill
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 from own_sockets import own_sockets
 from PIL import Image
@@ -200,6 +201,12 @@ def test_parameters_cell_is_a_manual_of_run_config(path):
 def test_defaults_of_the_toy_notebook_are_those_of_run_config():
     here = {name: default for name, (default, _) in parameters_of(BOOK / "training" / "toy.ipynb").items()}
     assert RunConfig(**here) == RunConfig(threads=1)
+
+
+def test_defaults_of_the_images_notebook_are_those_of_the_laptop_file():
+    here = {name: default for name, (default, _) in parameters_of(BOOK / "training" / "images.ipynb").items()}
+    there = yaml.safe_load((BOOK / "training" / "params" / "mnist-laptop.yaml").read_text())
+    assert RunConfig(**here) == RunConfig(**{"run_dir": here["run_dir"], **there})
 
 
 @each_template

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+from typing import get_args
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import yaml
 from conftest import ROOT
 
 import asintrovae
+from asintrovae.config import ModelName
 from asintrovae.data import example_shape
 from asintrovae.networks import PUBLISHED_WIDTHS
 
@@ -76,13 +78,32 @@ def test_environment_and_constraints_pin_the_same_versions():
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "book" / "training" / "params").glob("*.yaml")), ids=lambda p: p.stem)
+PARAMS = ROOT / "book" / "training" / "params"
+ROWS = ("mnist", "cifar10", "celeba128", "celeba256", "oxford")  # of the image tables
+
+
+def parameters(*names):
+    """As papermill reads several files: the later one wins."""
+    return {key: value for name in names for key, value in yaml.safe_load((PARAMS / f"{name}.yaml").read_text()).items()}
+
+
+@pytest.mark.parametrize("path", sorted(PARAMS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_parameter_files_are_valid(path):
-    asintrovae.RunConfig(**yaml.safe_load(path.read_text()))
+    asintrovae.RunConfig(**parameters(path.stem))
+
+
+@pytest.mark.parametrize("model", get_args(ModelName))
+@pytest.mark.parametrize("row", [*ROWS, "mnist-laptop"])
+def test_every_row_of_the_image_tables_takes_every_model(row, model):
+    config = asintrovae.RunConfig(**parameters(row, f"model/{model}"))
+    assert (config.model, config.c) == (model, None)
+    assert (config.beta_rec, config.margin > 0) == (0.05 if model == "intro" else 1.0, True)
+    assert config.adam_betas == ((0.0, 0.9) if model == "wgan_gp" else (0.9, 0.999))
+    assert config.ema == (0.999 if row in ROWS and model != "wgan_gp" else 0)
 
 
 def test_parameter_files_of_images_have_the_published_networks():
     """Channels as the table in networks says, for the resolution of the data set; the image tables have these five rows."""
-    for name in ("mnist", "cifar10", "celeba128", "celeba256", "oxford"):
-        config = asintrovae.RunConfig(**yaml.safe_load((ROOT / "book" / "training" / "params" / f"{name}.yaml").read_text()))
+    for name in ROWS:
+        config = asintrovae.RunConfig(**parameters(name))
         assert config.widths == PUBLISHED_WIDTHS[example_shape(config)[1]], name
