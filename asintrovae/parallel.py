@@ -108,11 +108,13 @@ class BatchNorm2d(nn.BatchNorm2d):
 def fabric_for(config: RunConfig) -> "Fabric":
     """Device and precision of a run; under torchrun also its process group, one process per GPU or share of the CPU."""
     from lightning_fabric import Fabric  # slow: only those who train wait for it
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
     device = config.torch_device()
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         index: list[int] | int = [device.index or 0] if device.type == "cuda" else 1
-        return Fabric(accelerator=device.type, devices=index, precision=config.precision)
+        alone = LightningEnvironment()  # even where a batch system has started several of us
+        return Fabric(accelerator=device.type, devices=index, precision=config.precision, plugins=alone)
     here, everywhere = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     nodes = everywhere // here
     fabric = Fabric(accelerator=device.type, devices=here, num_nodes=nodes, strategy="ddp", precision=config.precision)
