@@ -28,6 +28,7 @@ def main(path: Path) -> None:
     config = RunConfig(**json.loads(path.read_text()))
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its greetings come once per process
     fabric = fabric_for(config)
+    config = RunConfig(**{**config.model_dump(), "devices": fabric.world_size})  # refuses a batch that cannot be shared
     config = config.model_copy(update={"device": str(fabric.device)})
     data = build_data(config)
     result = train(build_model(config, data.shape), build_objective(config), data, config)

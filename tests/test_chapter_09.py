@@ -16,8 +16,6 @@ from asintrovae.objectives import Noise
 from asintrovae.randomness import generator_for
 from asintrovae.training import Loop
 
-equation = pytest.mark.equation
-
 
 @pytest.fixture(scope="module")
 def digits():

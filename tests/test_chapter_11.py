@@ -3,7 +3,6 @@
 import ast
 import itertools
 import json
-import math
 import os
 import re
 import socket
@@ -18,23 +17,21 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, build, tiny_config
+from test_equations import distance, of, two_posteriors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from asintrovae import Gaussian, ParameterError, RunConfig, as_distance, evaluate, load_run, save_record, train
+from asintrovae import ParameterError, RunConfig, evaluate, load_run, save_record, train
 from asintrovae.build import OBJECTIVES
 from asintrovae.data.images import SHAPES
 from asintrovae.networks import PUBLISHED_WIDTHS, conv_autoencoder, conv_gan
 from asintrovae.objectives import Noise
-from asintrovae.parallel import BatchNorm2d, average_, gather, share
-from asintrovae.randomness import PURPOSES, generator_for
 from asintrovae.training import FREE_PARAMETERS, only_learning
 
 TEXT = (ROOT / "book" / "src" / "11_running.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
 PAPERMILL = [block for block in BLOCKS if "papermill" in block]
 TINY = {"iterations": 6, "warmup": 1, "batch_size": 8, "widths": [4, 8], "evaluation_samples": 20, "c": 0.5, "device": "cpu"}
-equation = pytest.mark.equation
 
 
 def block_with(words):
@@ -253,18 +250,6 @@ def test_bfloat16_nearly_halves_what_is_kept():
     assert 0.5 <= rounded / exact < 0.65
 
 
-def two_posteriors(generator, B, n=2):
-    return [Gaussian(*torch.randn(2, B, n, generator=generator, dtype=torch.float64) / 2) for _ in range(2)]
-
-
-def distance(q_r, q_g, kernel="product", estimator="v"):
-    return as_distance(q_r.mean, q_r.var, q_g.mean, q_g.var, kernel, estimator)
-
-
-def of(q, index):
-    return Gaussian(*(part[index] for part in q))
-
-
 @pytest.mark.parametrize("kernel", ["mean", "product", "prior"])
 def test_the_surplus_of_shares_over_all_ways_to_deal(generator, kernel):
     """(W - 1) / (B - 1) of the way from D to the mean distance of single pairs, exactly, by every permutation."""
@@ -291,114 +276,3 @@ def test_rounding_to_bfloat16_is_at_most_one_part_in_256(generator):
     a = torch.randn(100_000, generator=generator, dtype=torch.float64).exp()
     error = ((a.bfloat16().double() - a) / a).abs().max()
     assert 0.9 * 2**-8 < error <= 2**-8
-
-
-# Equations, for test_equations.py.
-
-
-def in_threads(monkeypatch, count, function):
-    """Run function() once per process of a group that threads play; their results, by rank."""
-    own, barrier, sent, results = threading.local(), threading.Barrier(count, timeout=60), [None] * count, [None] * count
-
-    def all_reduce(tensor):
-        sent[own.rank] = tensor.clone()
-        barrier.wait()
-        total = torch.stack(sent).sum(0)
-        barrier.wait()
-        tensor.copy_(total)
-
-    def process(rank):
-        own.rank = rank
-        results[rank] = function()
-
-    monkeypatch.setattr("asintrovae.parallel.dist.all_reduce", all_reduce)
-    monkeypatch.setattr("asintrovae.parallel.world", lambda: (own.rank, count))
-    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
-
-
-@equation("eq-running-draws")
-def test_draws_are_a_function_of_seed_purpose_and_index():
-    """The hash from its two 32-bit words; streams do not meet."""
-    seen = set()
-    for seed, purpose, index in itertools.product((0, 5, 2**62), PURPOSES, (0, 1, 10**9)):
-        low, high = np.random.SeedSequence([seed, PURPOSES.index(purpose), index]).generate_state(2, np.uint32).tolist()
-        expected = torch.Generator().manual_seed((low + (high << 32)) // 2)
-        drawn = torch.randn(4, generator=generator_for(seed, purpose, index))
-        assert torch.equal(drawn, torch.randn(4, generator=expected))
-        seen.add(tuple(drawn.tolist()))
-    assert len(seen) == 3 * len(PURPOSES) * 3
-
-
-@equation("eq-running-shares")
-@pytest.mark.parametrize("kernel", ["mean", "product", "prior"])
-def test_mean_of_shares_is_the_distance_and_a_spread(generator, kernel):
-    """Both sides of the surplus on a grid: for the per-axis kernel the marginals, each weighted √(2π) / n."""
-    B, n, W = 6, 2, 3
-    q_r, q_g = two_posteriors(generator, B)
-    axis = torch.linspace(-10, 10, 401, dtype=torch.float64)
-    if kernel == "mean":
-        clouds = [[Gaussian(*(part[:, [d]] for part in q)) for q in (q_r, q_g)] for d in range(n)]
-        z, cell = axis[:, None, None], (axis[1] - axis[0]) * math.sqrt(2 * math.pi) / n
-    else:
-        clouds, z, cell = [(q_r, q_g)], torch.cartesian_prod(axis, axis)[:, None], (axis[1] - axis[0]) ** 2
-    weight = (-z.square().sum(2).squeeze(1) / 2).exp() / (2 * math.pi) if kernel == "prior" else 1.0
-    spread = 0.0
-    for r, g in clouds:
-        h_i = r.log_prob(z).exp() - g.log_prob(z).exp()  # (points, B)
-        h_w = h_i.unflatten(1, (W, B // W)).mean(2)
-        spread += (weight * (h_w - h_w.mean(1, keepdim=True)).square().mean(1)).sum() * cell
-    parts = torch.arange(B).chunk(W)
-    mean = sum(distance(of(q_r, part), of(q_g, part), kernel) for part in parts) / W
-    torch.testing.assert_close(mean, distance(q_r, q_g, kernel) + spread, rtol=1e-7, atol=0)
-
-
-@equation("eq-running-gradient")
-@pytest.mark.parametrize("kernel", ["mean", "product", "prior"])
-def test_gradients_of_gathered_shares_average_to_that_of_the_batch(generator, monkeypatch, kernel):
-    """Against finite differences of the loss of the whole batch, a mean and a distance, in every weight of a linear encoder."""
-    B, n = 6, 2
-    x, x_g = torch.randn(2, B, 3, generator=generator, dtype=torch.float64)
-    weights = torch.randn(3, 2 * n, generator=generator, dtype=torch.float64) / 2
-
-    def encode(x, weights):
-        return Gaussian(*(x @ weights).chunk(2, dim=1))
-
-    def loss(weights):
-        q, q_g = encode(x, weights), encode(x_g, weights)
-        return q.kl().mean() - distance(q, q_g, kernel)
-
-    def process():
-        theta = weights.clone().requires_grad_()
-        q, q_g = encode(share(x), theta), encode(share(x_g), theta)
-        (q.kl().mean() - distance(gather(q), gather(q_g), kernel)).backward()
-        average_([theta.grad])
-        return theta.grad
-
-    step = 1e-6 * torch.eye(weights.numel(), dtype=torch.float64).reshape(-1, *weights.shape)
-    expected = torch.stack([(loss(weights + h) - loss(weights - h)) / 2e-6 for h in step]).reshape(weights.shape)
-    for found in in_threads(monkeypatch, 3, process):
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
-
-
-@equation("eq-running-batchnorm")
-def test_batchnorm_of_shares_is_that_of_the_batch(generator, monkeypatch):
-    """By NumPy on the whole batch: what leaves the layer, and its running statistics."""
-    x = torch.randn(8, 3, 4, 4, generator=generator, dtype=torch.float64) * torch.arange(1, 9)[:, None, None, None] + 2
-
-    def process():
-        layer = BatchNorm2d(3).double()
-        return layer(share(x)).detach(), layer.running_mean.clone(), layer.running_var.clone()
-
-    found = in_threads(monkeypatch, 4, process)
-    images = x.numpy()
-    mean, var = images.mean((0, 2, 3)), images.var((0, 2, 3))
-    expected = (images - mean[:, None, None]) / np.sqrt(var[:, None, None] + 1e-5)
-    np.testing.assert_allclose(torch.cat([out for out, *_ in found]), expected, rtol=1e-9)
-    for _, running_mean, running_var in found:
-        np.testing.assert_allclose(running_mean, 0.1 * mean, rtol=1e-9)
-        np.testing.assert_allclose(running_var, 0.9 + 0.1 * images.var((0, 2, 3), ddof=1), rtol=1e-9)
