@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import build, tiny_config
-from scipy import integrate, signal, stats
+from scipy import integrate, signal, spatial, stats
 from torch.nn import functional
 
 from asintrovae import (
@@ -26,6 +26,7 @@ from asintrovae import (
     frechet_distance,
     histogram_divergences,
     kl_to_standard_normal,
+    precision_recall,
     psnr,
     ssim,
 )
@@ -284,6 +285,23 @@ def test_frechet_distance_closed_forms(generator):
     cov_a, cov_b = a @ a.T, b @ b.T  # singular values of a^T b: the nuclear norm is tr (C_a^½ C_b C_a^½)^½
     expected = cov_a.trace() + cov_b.trace() - 2 * torch.linalg.svdvals(a.T @ b).sum()
     torch.testing.assert_close(frechet_distance(zero, cov_a, zero, cov_b), expected, rtol=1e-8, atol=1e-8)
+
+
+@equation("eq-measure-precision")
+@pytest.mark.parametrize("k", [1, 3])
+def test_precision_and_recall_by_a_tree(k):
+    """Radii from a k-d tree, balls one by one; unequal counts."""
+    rng = np.random.default_rng(5)
+    real, fake = rng.normal(size=(150, 4)), 0.4 + 1.3 * rng.normal(size=(110, 4))
+
+    def share(points, members):
+        radii = spatial.KDTree(members).query(members, k + 1)[0][:, k]
+        hits = spatial.KDTree(points).query_ball_point(members, radii)
+        return len(set().union(*hits)) / len(points)
+
+    found = precision_recall(torch.from_numpy(real), torch.from_numpy(fake), k)
+    assert found == (share(fake, real), share(real, fake))
+    assert 0.1 < found.precision < found.recall < 0.98
 
 
 @equation("eq-measure-psnr")
