@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm  # text: a widget would be there even where the bar never shows
 
 from asintrovae.config import RunConfig
 from asintrovae.data.files import embedded
