@@ -16,6 +16,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
+from asintrovae.build import build_objective
 from asintrovae.checkpoint import Checkpoint, all_finite, collect, load_checkpoint, restore, restore_evaluated, save_checkpoint
 from asintrovae.config import ParameterError, RunConfig
 from asintrovae.data.decode import write_row
@@ -110,8 +111,10 @@ def train(model: nn.Module, objective: Objective, data: Data, config: RunConfig)
 def train_in_processes(model: nn.Module, objective: Objective, config: RunConfig) -> TrainingResult:
     """Train config in config.devices processes and give the model what is to be evaluated.
 
-    Raises ParameterError as `train`, RuntimeError if a process failed.
+    Raises ParameterError as `train`, and for an objective that config does not describe; RuntimeError if a process failed.
     """
+    if repr(objective) != repr(build_objective(config)):
+        raise ParameterError(f"devices={config.devices}: processes build {config.model!r} from the parameters, not {objective!r}")
     refuse_another_run(config, objective, load_checkpoint(Path(config.run_dir)))
     found = run_processes(config)
     evaluated_weights(model, config)

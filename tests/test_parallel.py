@@ -1,5 +1,6 @@
 """Several processes compute what one does: the distance of the whole batch, its gradients, a run, a run that was killed."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -160,6 +161,13 @@ def test_another_run_is_refused_before_processes_start(tmp_path, monkeypatch):
     monkeypatch.setattr("asintrovae.training.run_processes", None)
     with pytest.raises(ParameterError, match="holds another run"):
         train(model, objective, data, tiny_config(tmp_path, seed=1, devices=2))
+
+
+def test_an_objective_that_the_parameters_do_not_describe_is_refused(tmp_path):
+    config = tiny_config(tmp_path, model="soft_intro", devices=2)
+    data, model, objective = build(config)
+    with pytest.raises(ParameterError, match=r"devices=2: processes build 'soft_intro' from the parameters, not .*beta_neg=500"):
+        train(model, dataclasses.replace(objective, beta_neg=500.0), data, config)
 
 
 @pytest.mark.parametrize(
