@@ -149,6 +149,7 @@ def test_two_launchers_of_a_cluster_train_one_run(tmp_path):
 
 def test_the_batch_file_is_a_shell_script_around_the_same_line():
     batch = block_with("#SBATCH")
+    assert batch.startswith("#!/")  # sbatch refuses a file without it
     assert subprocess.run(["bash", "-n"], input=batch, text=True).returncode == 0
     line = next(block for block in BLOCKS if block.startswith("torchrun"))
     for option in ("--nproc-per-node 4", "--rdzv-backend c10d", "-m asintrovae.worker parameters.json"):
