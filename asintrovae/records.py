@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy
 import torch
+from torch import Tensor
 
 from asintrovae.build import build_model
 from asintrovae.checkpoint import load_checkpoint, restore_evaluated
@@ -42,6 +43,7 @@ def save_record(config: RunConfig, result: TrainingResult, metrics: dict[str, An
         "diverged": None if result.divergence is None else asdict(result.divergence),
         "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         "seconds": round(result.seconds, 1),
+        "trained_together": result.members,
         "skipped_images": skipped_images,
         "config": config.model_dump(mode="json"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}",
@@ -53,6 +55,22 @@ def save_record(config: RunConfig, result: TrainingResult, metrics: dict[str, An
     write_history(run_dir / "history.csv", result.history)
     write_atomically(run_dir / "record.json", (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
     return record
+
+
+RECORDED_SAMPLES = 2000
+"""How many generated points `save_samples` keeps."""
+
+
+def save_samples(config: RunConfig, points: Tensor) -> None:
+    """Write the first RECORDED_SAMPLES of generated points (N, 2) to run_dir/samples.npy, in float16 (three digits)."""
+    content = io.BytesIO()
+    numpy.save(content, points[:RECORDED_SAMPLES].cpu().numpy().astype(numpy.float16), allow_pickle=False)
+    write_atomically(Path(config.run_dir) / "samples.npy", content.getvalue())
+
+
+def load_samples(run_dir: str | Path) -> Tensor:
+    """What save_samples wrote, (N, 2), in float32. Raises FileNotFoundError where there are none."""
+    return torch.from_numpy(numpy.load(Path(run_dir) / "samples.npy", allow_pickle=False).astype(numpy.float32))
 
 
 def load_run(run_dir: str | Path) -> Run:

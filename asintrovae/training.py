@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -66,11 +66,13 @@ class TrainingResult:
     """history: one row of term -> value per logged iteration. seconds: of training, over all parts of the run.
 
     divergence: None, or what stopped the run; the model then holds the last good checkpoint.
+    members: how many runs were trained together in these seconds.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     divergence: Divergence | None = None
+    members: int = 1
 
 
 def train(model: nn.Module, objective: Objective, data: Data, config: RunConfig) -> TrainingResult:
@@ -122,6 +124,17 @@ def train_in_processes(model: nn.Module, objective: Objective, config: RunConfig
     return TrainingResult(found["history"], found["seconds"], divergence)
 
 
+def draw_steps(data: Data, config: RunConfig, phases: tuple[Phase, ...], i: int) -> Iterator[tuple[Phase, Tensor, Noise]]:
+    """Every step of iteration i of a run with its batch and its noise, the latter on the CPU; a function of seed and i alone."""
+    generator = generator_for(config.seed, "noise", i)
+    most_steps = max(phase.steps for phase in phases)
+    for phase in phases:
+        for step in range(phase.steps):
+            x = data.batch(i * most_steps + step)
+            drawn = Noise.draw(len(x) * world()[1], config.latent_dim, generator)  # the same in every process
+            yield phase, x, Noise(*map(share, drawn))
+
+
 def every(done: int, step: int, total: int) -> bool:
     """Whether something that happens every `step` iterations, and at the end, is due after `done` of `total`."""
     return done % step == 0 or done == total
@@ -152,19 +165,21 @@ class Loop:
 
         Phases of one step share the batch of iteration i; a phase of several steps takes fresh ones.
         """
-        phases = (self.warmup if i < self.warmup_end else self.objective).phases
         set_learning_rate(self.optimizers, self.config, i)
-        generator = generator_for(self.config.seed, "noise", i)
-        most_steps = max(phase.steps for phase in phases)
         reported: dict[str, Tensor] = {}
-        for phase in phases:
-            for step in range(phase.steps):
-                x = self.data.batch(i * most_steps + step).contiguous(memory_format=self.memory_format)
-                drawn = Noise.draw(len(x) * world()[1], self.config.latent_dim, generator)  # the same in every process
-                noise = Noise(*map(share, drawn)).to(x.device)
-                values = self.step(phase, x, noise, i / self.config.iterations)
+        for phase, x, noise in self.draw(i):
+            values = self.step(phase, x, noise, i / self.config.iterations)
             reported |= {f"{phase.name}.{name}": value for name, value in values.items()}
         return reported
+
+    def phases(self, i: int) -> tuple[Phase, ...]:
+        """The phases of iteration i: of the warm-up, then of the objective."""
+        return (self.warmup if i < self.warmup_end else self.objective).phases
+
+    def draw(self, i: int) -> Iterator[tuple[Phase, Tensor, Noise]]:
+        """Every step of iteration i with its batch and its noise, on the device of the run."""
+        for phase, x, noise in draw_steps(self.data, self.config, self.phases(i), i):
+            yield phase, x.contiguous(memory_format=self.memory_format), noise.to(x.device)
 
     def step(self, phase: Phase, x: Tensor, noise: Noise, progress: float) -> dict[str, Tensor]:
         """One gradient step of the half that learns in this phase. Returns its loss and terms, detached."""
@@ -224,16 +239,8 @@ class Loop:
         if not all_finite(tensors):  # a broken gradient shows in the weights before it shows in a term
             self.result.divergence = Divergence(done - 1, "weights")
             return False
-        meta = {
-            "iteration": done,
-            "seconds": self.result.seconds,
-            "history": self.result.history,
-            "config": self.config.model_dump(mode="json"),
-            "objective": repr(self.objective),
-            "code": code_hash(),
-        }
         if world()[0] == 0:  # all processes hold the same
-            save_checkpoint(self.run_dir, Checkpoint(tensors, meta))
+            save_checkpoint(self.run_dir, Checkpoint(tensors, describe(done, self.result, self.config, self.objective)))
             self.show_progress(done)
         self.fabric.barrier()
         return True
@@ -252,6 +259,18 @@ class Loop:
         """Whether a term has not been finite since the start; waits for the device."""
         self.result.divergence = self.watch.first()
         return self.result.divergence is not None
+
+
+def describe(done: int, result: TrainingResult, config: RunConfig, objective: Objective) -> dict[str, Any]:
+    """What a checkpoint after `done` iterations says beside its tensors."""
+    return {
+        "iteration": done,
+        "seconds": result.seconds,
+        "history": result.history,
+        "config": config.model_dump(mode="json"),
+        "objective": repr(objective),
+        "code": code_hash(),
+    }
 
 
 def evaluated_weights(model: nn.Module, config: RunConfig) -> None:
@@ -310,7 +329,10 @@ def set_learning_rate(optimizers: dict[str, Optimizer], config: RunConfig, i: in
 
 
 class FiniteWatch:
-    """Notes the first iteration at which each term was not finite, on the device, without waiting for it."""
+    """Notes the first iteration at which each term was not finite, on the device, without waiting for it.
+
+    Terms are scalars, or (M,) for the M members of an ensemble.
+    """
 
     def __init__(self) -> None:
         self.iterations: dict[str, Tensor] = {}
@@ -318,18 +340,18 @@ class FiniteWatch:
     def note(self, i: int, terms: dict[str, Tensor]) -> None:
         """Look at the terms of iteration i."""
         key = "\n".join(terms)
-        values = torch.stack([value.float() for value in terms.values()])
+        values = torch.stack([value.float().reshape(-1) for value in terms.values()])  # (terms, members)
         seen = self.iterations.get(key)
         if seen is None:
             seen = torch.full(values.shape, -1, device=values.device)
         self.iterations[key] = torch.where(~values.isfinite() & (seen < 0), i, seen)
 
-    def first(self) -> Divergence | None:
+    def first(self, member: int = 0) -> Divergence | None:
         """The earliest term that was not finite; among those of one iteration a term before the loss it is part of."""
         found = [
             (iteration, name.endswith(".loss"), name)
             for key, iterations in self.iterations.items()
-            for name, iteration in zip(key.split("\n"), iterations.tolist(), strict=True)
+            for name, iteration in zip(key.split("\n"), iterations[:, member].tolist(), strict=True)
             if iteration >= 0
         ]
         if not found:

@@ -52,6 +52,32 @@ def test_fakes_do_not_move_the_decoder_in_the_encoder_phase(tmp_path):
     assert all(g is None or not g.any() for g in grads)
 
 
+@pytest.mark.parametrize("model_name", ["soft_intro", "as_intro"])
+def test_reconstructing_fakes_at_the_published_weight_is_below_rounding(tmp_path, model_name):
+    """γ_r = 1e-8 moves the decoder's gradient by less than float32 resolves, γ_r = 0 saves a fifth of the arithmetic."""
+    gradients = {}
+    for gamma_r in (0.0, 1e-8, 1e-2):
+        data, model, objective = build(tiny_config(tmp_path, model=model_name, gamma_r=gamma_r))
+        model.double()
+        noise = Noise(*(t.double() for t in noise_for(32)))
+        loss, _ = objective.decoder_loss(model, data.batch(0).double(), noise, 0.5)
+        gradients[gamma_r] = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.decoder.parameters()))])
+    moved = {g: float((gradients[g] - gradients[0.0]).norm() / gradients[0.0].norm()) for g in (1e-8, 1e-2)}
+    assert 0 < moved[1e-8] < torch.finfo(torch.float32).eps < moved[1e-2]
+
+
+def test_the_distance_is_evaluated_only_where_it_counts(tmp_path):
+    """At c = 1, in the last four fifths of a run, loss and terms are those of Soft-IntroVAE."""
+    data, model, objective = build(tiny_config(tmp_path, model="as_intro"))
+    soft = SoftIntroVAE(objective.beta_rec, objective.beta_kl, objective.beta_neg, objective.alpha, objective.gamma_r)
+    for phase, expected in zip(objective.phases, soft.phases, strict=True):
+        assert "distance" in phase.loss(model, data.batch(0), noise_for(32), 0.1)[1]
+        loss, terms = phase.loss(model, data.batch(0), noise_for(32), 0.2)
+        other, other_terms = expected.loss(model, data.batch(0), noise_for(32), 0.2)
+        assert torch.equal(loss, other)
+        assert terms.keys() == other_terms.keys()
+
+
 class PhaseLoss(torch.nn.Module):
     """A phase as a module, so that torch.func can call it with other parameters."""
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from asintrovae.distance import as_distance
@@ -65,9 +64,7 @@ class ASIntroVAE:
         q_r, q_g = model.encode(x_r), model.encode(x_g)
         rec_r = reconstruction_error(x_r, model.decode(q_r.sample(noise.reconstructed)))
         rec_g = reconstruction_error(x_g, model.decode(q_g.sample(noise.generated)))
-        c = self.weight(progress)
-        distance = self.distance(q, q_r, q_g, c)
-        kl_r, kl_g = (c * q_s.kl() + (1 - c) * distance for q_s in (q_r, q_g))
+        kl_r, kl_g, distance = self.divergences(q, q_r, q_g, progress)
         exp_elbo_r = (-self.alpha * kappa * (self.beta_rec * rec_r + self.beta_neg * kl_r)).exp()
         exp_elbo_g = (-self.alpha * kappa * (self.beta_rec * rec_g + self.beta_neg * kl_g)).exp()
         real = kappa * (self.beta_rec * rec + self.beta_kl * kl)
@@ -79,9 +76,8 @@ class ASIntroVAE:
             "kl_g": q_g.kl(),
             "exp_elbo_r": exp_elbo_r,
             "exp_elbo_g": exp_elbo_g,
-            "distance": distance,
         }
-        return loss, {name: term.mean() for name, term in terms.items()}
+        return loss, {name: term.mean() for name, term in terms.items()} | distance
 
     def decoder_loss(self, model: Model, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
         """Reconstruction, and both the KL of the fakes and D pulled down through the encoder."""
@@ -91,25 +87,31 @@ class ASIntroVAE:
         x_g = model.decode(noise.prior)
         q_r, q_g = model.encode(x_r), model.encode(x_g)
         rec = reconstruction_error(x, x_r)
-        rec_r = reconstruction_error(x_r.detach(), model.decode(q_r.sample(noise.reconstructed).detach()))
-        rec_g = reconstruction_error(x_g.detach(), model.decode(q_g.sample(noise.generated).detach()))
-        c = self.weight(progress)
-        distance = self.distance(q, q_r, q_g, c)
-        kl_r, kl_g = (c * q_s.kl() + (1 - c) * distance for q_s in (q_r, q_g))
-        fake = 0.5 * self.beta_kl * (kl_r + kl_g) + 0.5 * self.gamma_r * self.beta_rec * (rec_r + rec_g)
+        kl_r, kl_g, distance = self.divergences(q, q_r, q_g, progress)
+        fake = 0.5 * self.beta_kl * (kl_r + kl_g)
+        if isinstance(self.gamma_r, Tensor) or self.gamma_r:  # at 0 two passes through the decoder are saved
+            rec_r = reconstruction_error(x_r.detach(), model.decode(q_r.sample(noise.reconstructed).detach()))
+            rec_g = reconstruction_error(x_g.detach(), model.decode(q_g.sample(noise.generated).detach()))
+            fake = fake + 0.5 * self.gamma_r * self.beta_rec * (rec_r + rec_g)
         loss = kappa * (self.beta_rec * rec + fake).mean()
-        terms = {"rec": rec, "kl_r": q_r.kl(), "kl_g": q_g.kl(), "distance": distance}
-        return loss, {name: term.mean() for name, term in terms.items()}
+        terms = {"rec": rec, "kl_r": q_r.kl(), "kl_g": q_g.kl()}
+        return loss, {name: term.mean() for name, term in terms.items()} | distance
 
     def weight(self, progress: float) -> float | Tensor:
         """c at this point of the run: the fixed one, or annealed (annealing_weight)."""
         return annealing_weight(progress, 1.0) if self.c is None else self.c
 
-    def distance(self, q: Gaussian, q_r: Gaussian, q_g: Gaussian, c: float | Tensor) -> Tensor:
+    def divergences(self, q: Gaussian, q_r: Gaussian, q_g: Gaussian, progress: float) -> tuple[Tensor, Tensor, Terms]:
+        """KL_r and KL_g of Eq. 7, (B,) each, and D as a term. At c = 1 D has no part in them and is not evaluated."""
+        c = self.weight(progress)
+        if not isinstance(c, Tensor) and c == 1:
+            return q_r.kl(), q_g.kl(), {}
+        distance = self.distance(q, q_r, q_g)
+        return c * q_r.kl() + (1 - c) * distance, c * q_g.kl() + (1 - c) * distance, {"distance": distance}
+
+    def distance(self, q: Gaussian, q_r: Gaussian, q_g: Gaussian) -> Tensor:
         """Weighted D between generated images and what `pairing` sets against them, over all processes; a scalar."""
         q_other = gather(q_r if self.pairing == "reconstructed" else q)
         q_g = gather(q_g)
-        # At c = 1 D has no part in the loss: it is still reported, but its backward pass is saved.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (isinstance(c, Tensor) or c != 1)):
-            distance = as_distance(q_other.mean, q_other.var, q_g.mean, q_g.var, self.kernel, self.estimator)
+        distance = as_distance(q_other.mean, q_other.var, q_g.mean, q_g.var, self.kernel, self.estimator)
         return self.distance_weight * distance

@@ -54,9 +54,11 @@ class SoftIntroVAE:
         x_g = model.decode(noise.prior)
         q_r, q_g = model.encode(x_r), model.encode(x_g)
         rec = reconstruction_error(x, x_r)
-        rec_r = reconstruction_error(x_r.detach(), model.decode(q_r.sample(noise.reconstructed).detach()))
-        rec_g = reconstruction_error(x_g.detach(), model.decode(q_g.sample(noise.generated).detach()))
         kl_r, kl_g = q_r.kl(), q_g.kl()
-        fake = 0.5 * self.beta_kl * (kl_r + kl_g) + 0.5 * self.gamma_r * self.beta_rec * (rec_r + rec_g)
+        fake = 0.5 * self.beta_kl * (kl_r + kl_g)
+        if isinstance(self.gamma_r, Tensor) or self.gamma_r:  # at 0 two passes through the decoder are saved
+            rec_r = reconstruction_error(x_r.detach(), model.decode(q_r.sample(noise.reconstructed).detach()))
+            rec_g = reconstruction_error(x_g.detach(), model.decode(q_g.sample(noise.generated).detach()))
+            fake = fake + 0.5 * self.gamma_r * self.beta_rec * (rec_r + rec_g)
         loss = kappa * (self.beta_rec * rec + fake).mean()
         return loss, {"rec": rec.mean(), "kl_r": kl_r.mean(), "kl_g": kl_g.mean()}
