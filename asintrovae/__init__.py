@@ -19,7 +19,7 @@ from asintrovae.metrics import (
     ssim,
 )
 from asintrovae.objectives import VAE, WGANGP, ASIntroVAE, IntroVAE, SoftIntroVAE, annealing_weight
-from asintrovae.records import load_run, save_record
+from asintrovae.records import load_run, save_record, save_samples
 from asintrovae.training import train
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "reparameterize",
     "sample",
     "save_record",
+    "save_samples",
     "ssim",
     "train",
 ]

@@ -59,6 +59,7 @@ class RunConfig(BaseModel):
     kernel: Literal["mean", "product", "prior"] = "mean"
     estimator: Literal["v", "u"] = "v"
     pairing: Literal["reconstructed", "real"] = "reconstructed"
+    squash: bool = False
     distance_weight: Weight = 1.0
     c: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)] | None = None
     gradient_penalty: Weight = 10.0

@@ -5,6 +5,7 @@ import torch
 from conftest import MODELS, build, tiny_config
 from torch.func import functional_call, stack_module_state, vmap
 
+from asintrovae import Gaussian, as_distance
 from asintrovae.networks import mlp_autoencoder, mlp_gan
 from asintrovae.objectives import Noise, SoftIntroVAE
 from asintrovae.randomness import generator_for
@@ -76,6 +77,18 @@ def test_the_distance_is_evaluated_only_where_it_counts(tmp_path):
         other, other_terms = expected.loss(model, data.batch(0), noise_for(32), 0.2)
         assert torch.equal(loss, other)
         assert terms.keys() == other_terms.keys()
+
+
+def test_the_published_code_s_squash(tmp_path):
+    """D of posteriors whose means and log-variances went through tanh; the KL divergences do not change."""
+    data, model, plain = build(tiny_config(tmp_path, model="as_intro"))
+    _, _, squashed = build(tiny_config(tmp_path, model="as_intro", squash=True))
+    q, q_g = (Gaussian(2 * torch.randn(32, 2), torch.randn(32, 2)) for _ in range(2))
+    by_hand = as_distance(q.mean.tanh(), q.logvar.tanh().exp(), q_g.mean.tanh(), q_g.logvar.tanh().exp())
+    torch.testing.assert_close(squashed.distance(q, q, q_g), by_hand)
+    assert not torch.isclose(plain.distance(q, q, q_g), by_hand)
+    one, other = (o.encoder_loss(model, data.batch(0), noise_for(32), 0.1)[1] for o in (plain, squashed))
+    assert torch.equal(one["kl_g"], other["kl_g"])
 
 
 class PhaseLoss(torch.nn.Module):

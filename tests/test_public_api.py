@@ -19,8 +19,8 @@ from asintrovae.networks import PUBLISHED_WIDTHS
 PUBLIC = [
     "Gaussian", "kl_to_standard_normal", "reparameterize", "expected_likelihood_kernel", "as_distance", "annealing_weight",
     "VAE", "IntroVAE", "SoftIntroVAE", "ASIntroVAE", "WGANGP", "RunConfig", "ParameterError", "train", "load_run",
-    "save_record", "build_data", "build_model", "build_objective", "build_features", "evaluate", "reconstruct", "sample",
-    "histogram_divergences", "frechet_distance", "precision_recall", "psnr", "ssim", "mse",
+    "save_record", "save_samples", "build_data", "build_model", "build_objective", "build_features", "evaluate", "reconstruct",
+    "sample", "histogram_divergences", "frechet_distance", "precision_recall", "psnr", "ssim", "mse",
 ]
 # fmt: on
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from conftest import MODELS, build, tiny_config
 
-from asintrovae import ParameterError, evaluate, load_run, save_record, train
+from asintrovae import ParameterError, evaluate, load_run, save_record, save_samples, train
 from asintrovae.checkpoint import load_checkpoint
 from asintrovae.networks import mlp_autoencoder, precise_batchnorm
 from asintrovae.objectives import Phase
+from asintrovae.records import load_samples
 from asintrovae.training import Loop
 
 
@@ -27,6 +28,15 @@ def test_the_same_seed_gives_the_same_run_and_another_another(tmp_path, model_na
     results = [run(tiny_config(tmp_path / str(i), model=model_name, seed=seed)) for i, seed in enumerate((0, 0, 1))]
     assert results[0][0].history == results[1][0].history != results[2][0].history
     assert all(torch.equal(a, b) for a, b in zip(*(weights(m).values() for _, m in results[:2]), strict=True))
+
+
+def test_recorded_samples_are_the_generated_points_to_three_digits(tmp_path):
+    points = torch.randn(2100, 2)
+    config = tiny_config(tmp_path / "not" / "there")
+    save_samples(config, points)
+    torch.testing.assert_close(load_samples(config.run_dir), points[:2000], rtol=1e-3, atol=1e-6)
+    with pytest.raises(FileNotFoundError):
+        load_samples(tmp_path)
 
 
 @pytest.mark.parametrize("model_name", MODELS)

@@ -33,6 +33,7 @@ class ASIntroVAE:
     so that the encoder raises D and the decoder lowers it (Eq. 4).
     beta_rec, beta_kl, beta_neg, alpha, gamma_r: as in `SoftIntroVAE`. kernel, estimator: of D, as in `as_distance`.
     pairing: D of generated images against "reconstructed" ones, as published in code, or against "real" ones (Eq. 3).
+    squash: D of tanh(μ) and tanh(log λ), as published in code; in no equation.
     distance_weight: multiplies D, whose scale is far below that of the KL divergence; 1 is the paper's form.
     c: fixed weight in [0, 1] (the supplement's ablation), or None for the annealed `annealing_weight`.
     """
@@ -45,6 +46,7 @@ class ASIntroVAE:
     kernel: Literal["mean", "product", "prior"] = "mean"
     estimator: Literal["v", "u"] = "v"
     pairing: Literal["reconstructed", "real"] = "reconstructed"
+    squash: bool = False
     distance_weight: float = 1.0
     c: float | None = None
 
@@ -113,5 +115,7 @@ class ASIntroVAE:
         """Weighted D between generated images and what `pairing` sets against them, over all processes; a scalar."""
         q_other = gather(q_r if self.pairing == "reconstructed" else q)
         q_g = gather(q_g)
+        if self.squash:
+            q_other, q_g = (Gaussian(q_s.mean.tanh(), q_s.logvar.tanh()) for q_s in (q_other, q_g))
         distance = as_distance(q_other.mean, q_other.var, q_g.mean, q_g.var, self.kernel, self.estimator)
         return self.distance_weight * distance
