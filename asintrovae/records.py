@@ -90,6 +90,18 @@ def load_run(run_dir: str | Path) -> Run:
     return Run(config, record, history, model)
 
 
+def load_records(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """The records of all runs below a folder, by the path of each from there, sorted; without histories and weights.
+
+    Raises FileNotFoundError, naming the folder, where it holds none.
+    """
+    folder = Path(folder)
+    paths = sorted(folder.rglob("record.json"), key=lambda path: path.parts)
+    if not paths:
+        raise FileNotFoundError(f"folder='{folder}' holds no record.json; run the sweep that fills it, or name another")
+    return {path.parent.relative_to(folder).as_posix(): json.loads(path.read_text()) for path in paths}
+
+
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
     """One line per logged iteration; a term that a row lacks (warm-up has fewer) is an empty field."""
     columns = list(dict.fromkeys(name for row in history for name in row))
