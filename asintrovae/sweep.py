@@ -5,9 +5,11 @@ import ast
 import difflib
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -108,12 +110,13 @@ def load_yaml(path: Path) -> dict[str, Any]:
         """YAML's last of two equal keys would win in silence."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [key.value for key, _ in node.value]
+            keys: list[Any] = []
             for key, _ in node.value:
-                if keys.count(key.value) > 1:
+                if key.value in keys:
                     raise yaml.constructor.ConstructorError(
                         problem=f"{key.value!r} twice; rename one", problem_mark=key.start_mark
                     )
+                keys.append(key.value)
             return super().construct_mapping(node, deep)
 
     try:
@@ -264,26 +267,34 @@ def execute_point() -> int:
     """
     with extra():
         from filelock import FileLock
-        from papermill import PapermillExecutionError, execute_notebook
-        from traitlets.config import Config
+        from papermill import PapermillExecutionError
     point = Point(**json.loads(sys.stdin.readline()))
     point.run_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, FileLock(point.run_dir / ".lock"):
+    with tempfile.TemporaryDirectory() as folder:
         threading.Thread(target=end_with_stdin, args=[folder], daemon=True).start()
-        if state(point) in DONE:  # by another sweep, or before the news reached the scheduler
-            return 0
-        log(point, "started")
-        # Kernels that start at once could take each other's port before they listen on it; files are their own.
-        sockets = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}} if os.name == "posix" else {})
-        try:
-            output = f"{point.parameters['run_dir']}/notebook.ipynb"
-            execute_notebook(point.notebook, output, point.parameters, progress_bar=False, config=sockets)
-        except PapermillExecutionError as error:
-            log(point, "failed")
-            print(reason(error))
-            return 1
-        log(point, "ended")
+        with FileLock(point.run_dir / ".lock"):  # nothing runs twice at once, whoever asks for it
+            try:
+                execute_notebook(point, folder)
+            except PapermillExecutionError as error:
+                log(point, "failed")
+                print(reason(error))
+                return 1
     return 0
+
+
+def execute_notebook(point: Point, folder: str) -> None:
+    """Papermill the notebook of a point, unless its run is done; the kernel listens in `folder`."""
+    import papermill
+    from traitlets.config import Config
+
+    if state(point) in DONE:  # by another sweep, or before the news reached the scheduler
+        return
+    log(point, "started")
+    # Of kernels that start at once one could take the other's port before it listens there; files are their own.
+    sockets = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}} if os.name == "posix" else {})
+    output = f"{point.parameters['run_dir']}/notebook.ipynb"
+    papermill.execute_notebook(point.notebook, output, point.parameters, progress_bar=False, config=sockets)
+    log(point, "ended")
 
 
 def end_with_stdin(folder: str) -> None:
@@ -335,6 +346,11 @@ def run_point(point: Point, gpus: Sequence[str] = ()) -> None:
         raise RuntimeError(said.splitlines()[-1] if said else f"its process ended with status {process.returncode}")
 
 
+def dask_setup(_: Any) -> None:
+    """In each worker of a local cluster, by Dask's preload: Ctrl-C is the client's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def end_points(run_dirs: Sequence[str]) -> None:
     """On a Dask worker: end the processes of these points, if they run here."""
     for run_dir in run_dirs:
@@ -384,7 +400,14 @@ def cluster_for(points: list[Point], scheduler: str | None, workers: int | None)
     count = min(len(points), workers or len(groups) or cores())
     # A worker that dies takes no blame for it: what it ran goes on elsewhere, up to the tenth time.
     with dask.config.set({"distributed.scheduler.allowed-failures": 10, "distributed.scheduler.worker-saturation": 1.0}):
-        cluster = LocalCluster(n_workers=count, threads_per_worker=1, memory_limit=None, dashboard_address=None)
+        cluster = LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            memory_limit=None,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+            preload=[__name__],
+        )
         with cluster, Client(cluster) as client:
             yield client, groups
 
