@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from asintrovae.checkpoint import load_checkpoint
 from asintrovae.config import ParameterError, RunConfig
+from asintrovae.data.decode import cores
 from asintrovae.data.files import write_atomically
 from asintrovae.training import FREE_PARAMETERS
 
@@ -78,25 +79,16 @@ class Point:
         return RunConfig(**{**self.defaults, **self.parameters})
 
 
-@dataclass(frozen=True)
-class Grid:
-    """What a YAML file describes: the folder of all runs, and the points in order, the last axis and the seed fastest."""
+def read_grid(path: Path, run_dir: Path | None = None) -> tuple[Path, list[Point]]:
+    """The folder of all runs of a YAML file, and its points, checked, in order: the last axis and the seed fastest.
 
-    run_dir: Path
-    points: list[Point]
-
-
-def read_grid(path: Path, run_dir: Path | None = None) -> Grid:
-    """The grid of a YAML file, every point of it checked. run_dir: in place of the one in the file.
-
-    Raises ParameterError, one line with the file, what is wrong in it and the way out.
+    run_dir: in place of the file's. Raises ParameterError, one line with the file, what is wrong in it and the way out.
     """
     try:
         content, folder = load_yaml(path), path.resolve().parent
         base = str(content["run_dir"]) if run_dir is None else str(run_dir.resolve())
         notebook = str(content["notebook"])
-        points = expand(content, str(folder), notebook, base, notebook_defaults(folder / notebook))
-        return Grid(folder / base, points)
+        return folder / base, expand(content, str(folder), notebook, base, notebook_defaults(folder / notebook))
     except ParameterError as error:
         raise ParameterError(f"{path}: {error}") from None
 
@@ -113,9 +105,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
             keys: list[Any] = []
             for key, _ in node.value:
                 if key.value in keys:
-                    raise yaml.constructor.ConstructorError(
-                        problem=f"{key.value!r} twice; rename one", problem_mark=key.start_mark
-                    )
+                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} twice; rename one", problem_mark=key.start_mark)
                 keys.append(key.value)
             return super().construct_mapping(node, deep)
 
@@ -266,6 +256,7 @@ def execute_point() -> int:
     Ends with its kernel when stdin does: whoever holds its other end, the Dask worker, is then gone or wants an end.
     """
     with extra():
+        import psutil  # noqa: F401 (for end_with_stdin, whose thread nobody hears)
         from filelock import FileLock
         from papermill import PapermillExecutionError
     point = Point(**json.loads(sys.stdin.readline()))
@@ -370,6 +361,7 @@ def run_points(client: Any, points: list[Point], gpus: Sequence[str], bar: Any) 
                 error = "the cluster is gone" if future.status in ("cancelled", "lost") else future.exception()
                 bar.write(f"failed twice: {names[future.key]}: {error}", file=sys.stderr)
                 failed += 1
+            future.release()  # a result that is held would be made again when the worker that has it dies
             bar.set_postfix(failed=failed, refresh=False)
             bar.update()
     except KeyboardInterrupt:
@@ -396,8 +388,9 @@ def cluster_for(points: list[Point], scheduler: str | None, workers: int | None)
             yield client, []
         return
     cuda = any(point.config.torch_device().type == "cuda" for point in points)
-    groups = gpu_groups(max(point.config.devices for point in points)) if cuda else []
-    count = min(len(points), workers or len(groups) or cores())
+    devices = max(point.config.devices for point in points)
+    groups = gpu_groups(devices) if cuda else []
+    count = min(len(points), workers or len(groups) or max(1, cores() // devices))
     # A worker that dies takes no blame for it: what it ran goes on elsewhere, up to the tenth time.
     with dask.config.set({"distributed.scheduler.allowed-failures": 10, "distributed.scheduler.worker-saturation": 1.0}):
         cluster = LocalCluster(
@@ -412,11 +405,6 @@ def cluster_for(points: list[Point], scheduler: str | None, workers: int | None)
             yield client, groups
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def gpu_groups(size: int) -> list[str]:
     """CUDA_VISIBLE_DEVICES for each of as many workers as there are groups of `size` GPUs."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -426,17 +414,17 @@ def gpu_groups(size: int) -> list[str]:
     return [",".join(gpus[first : first + size]) for first in range(0, len(gpus) - size + 1, size)]
 
 
-def write_table(grid: Grid) -> str:
+def write_table(run_dir: Path, points: list[Point]) -> str:
     """Write table.csv and table.parquet, a row per finished or diverged point; returns what was written, in words."""
     with extra():
         import pandas
-    rows = [row(point) for point in grid.points if state(point) in DONE]
+    rows = [row(point) for point in points if state(point) in DONE]
     frame = pandas.DataFrame(rows)
     if rows:
         frame = frame.astype({"diverged_iteration": "Int64"})  # with gaps it would become a float
-        write_atomically(grid.run_dir / "table.csv", frame.to_csv(index=False).encode())
-        write_atomically(grid.run_dir / "table.parquet", frame.to_parquet(index=False))
-    return f"{grid.run_dir / 'table.csv'} and .parquet: {len(rows)} rows" if rows else "no table: no point is finished"
+        write_atomically(run_dir / "table.csv", frame.to_csv(index=False).encode())
+        write_atomically(run_dir / "table.parquet", frame.to_parquet(index=False))
+    return f"{run_dir / 'table.csv'} and .parquet: {len(rows)} rows" if rows else "no table: no point is finished"
 
 
 def row(point: Point) -> dict[str, Any]:
@@ -477,9 +465,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def sweep(options: argparse.Namespace) -> int:
     """What the options ask for; the exit status. Raises ParameterError."""
-    grid = read_grid(options.grid, options.run_dir)
-    states = {point.name: state(point) for point in grid.points}  # of all: no run is to be taken for another's
-    points = [point for point in grid.points if options.only in point.name]
+    run_dir, everything = read_grid(options.grid, options.run_dir)
+    states = {point.name: state(point) for point in everything}  # of all: no run is to be taken for another's
+    points = [point for point in everything if options.only in point.name]
+    if options.workers is not None and options.workers < 1:
+        raise ParameterError(f"workers={options.workers} must be 1 or more; leave it out for one per core, or per GPU")
     if not points:
         raise ParameterError(f"only={options.only!r}: no point has this in its name; --dry-run lists the names")
     if options.dry_run:
@@ -496,7 +486,7 @@ def sweep(options: argparse.Namespace) -> int:
             tqdm(total=len(points), initial=done, desc="points", postfix={"failed": 0}) as bar,
         ):
             failed = run_points(client, todo, gpus, bar)
-    print(write_table(grid))
+    print(write_table(run_dir, everything))
     return 1 if failed else 0
 
 

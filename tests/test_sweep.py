@@ -37,7 +37,7 @@ def grid_file(folder, **changes):
 
 
 def points_of(path):
-    return sweep.read_grid(path).points
+    return sweep.read_grid(path)[1]
 
 
 def record(point, divergence=None, **metrics):
@@ -69,7 +69,7 @@ def test_paths_count_from_the_file_and_another_folder_from_here(tmp_path, monkey
     (tmp_path / "deep").mkdir()
     path = grid_file(tmp_path / "deep", notebook=os.path.relpath(TRAINING / "toy.ipynb", tmp_path / "deep"))
     assert points_of(path)[0].run_dir == tmp_path / "deep/runs/vae/beta_kl=0.1/0"
-    assert sweep.read_grid(path, Path("else")).points[0].run_dir == tmp_path / "else/vae/beta_kl=0.1/0"
+    assert sweep.read_grid(path, Path("else"))[1][0].run_dir == tmp_path / "else/vae/beta_kl=0.1/0"
 
 
 def test_without_axes_the_seeds_are_the_grid(tmp_path):
