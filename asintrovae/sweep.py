@@ -332,7 +332,7 @@ def run_point(point: Point, gpus: Sequence[str] = ()) -> None:
         with suppress(BrokenPipeError):
             process.stdin.write(json.dumps(asdict(point)).encode() + b"\n")
         said = process.stdout.read().decode(errors="replace").strip()  # ends when the kernel, too, is gone
-    del RUNNING[str(point.run_dir)]
+    RUNNING.pop(str(point.run_dir), None)
     if process.returncode:
         raise RuntimeError(said.splitlines()[-1] if said else f"its process ended with status {process.returncode}")
 
@@ -358,8 +358,9 @@ def run_points(client: Any, points: list[Point], gpus: Sequence[str], bar: Any) 
     try:
         for future in as_completed(futures):
             if future.status != "finished":
-                error = "the cluster is gone" if future.status in ("cancelled", "lost") else future.exception()
-                bar.write(f"failed twice: {names[future.key]}: {error}", file=sys.stderr)
+                gone = future.status in ("cancelled", "lost")
+                error = "the cluster is gone; the same command goes on" if gone else f"failed twice: {future.exception()}"
+                bar.write(f"{names[future.key]}: {error}", file=sys.stderr)
                 failed += 1
             future.release()  # a result that is held would be made again when the worker that has it dies
             bar.set_postfix(failed=failed, refresh=False)
@@ -438,7 +439,8 @@ def row(point: Point) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns 0, 1 if a point failed, 2 for a grid that is wrong, 130 after Ctrl-C."""
-    if (arguments or sys.argv[1:])[:1] == ["--point"]:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--point" in arguments[:1]:
         return execute_point()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("grid", type=Path, help="YAML file: notebook, run_dir, fixed, axes, seeds")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -261,7 +262,6 @@ RUNS = {
     "bad": {"dataset": "mnist", "iterations": 60},
 }
 QUICK = {name: value for name, value in SMALL.items() if name != "iterations"} | {"checkpoint_every": 20, "warmup": 5}
-TOGETHER = pytest.mark.xdist_group("sweep")
 
 
 def start(path, *options):
@@ -295,10 +295,8 @@ def alive(family):
     return [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """The sweep while whose first point ran a worker was killed: grid file, folder, exit status, output, what was seen."""
-    folder = tmp_path_factory.mktemp("sweep")
+def with_a_killed_worker(folder):
+    """A sweep while whose first point runs a worker is killed: grid file, folder, exit status, what was seen."""
     path = grid_file(folder, fixed=QUICK, axes={"run": RUNS}, seeds=[0])
     killed, seen = folder / "runs" / KILLED, {}
     with start(path) as process:
@@ -314,9 +312,7 @@ def cluster(tmp_path_factory):
     return path, folder / "runs", process.returncode, seen
 
 
-@TOGETHER
-def test_a_run_whose_worker_is_killed_goes_on_and_is_completed_once(cluster):
-    _, runs, _, seen = cluster
+def the_killed_run_went_on_and_was_completed_once(runs, seen):
     assert any("spawn_main" in word for word in seen["worker"]), seen["worker"]  # it was a Dask worker
     assert (seen["alive"], seen["kernels"]) == ([], 1), "the first process of the run or its kernel was still there"
     assert 20 <= seen["at"] < 1000, "not in the middle"
@@ -326,24 +322,19 @@ def test_a_run_whose_worker_is_killed_goes_on_and_is_completed_once(cluster):
         assert {"record.json", "history.csv", "notebook.ipynb", "samples.png"} <= {file.name for file in (runs / name).iterdir()}
 
 
-@TOGETHER
-@pytest.mark.parametrize("name", [KILLED, OTHER])
-def test_the_runs_are_those_of_an_uninterrupted_process(cluster, tmp_path, name):
-    _, runs, _, _ = cluster
+def the_run_is_that_of_an_uninterrupted_process(runs, tmp_path, name):
     run = load_run(runs / name)
-    config = run.config.model_copy(update={"run_dir": str(tmp_path)})
+    config = run.config.model_copy(update={"run_dir": str(tmp_path / name)})
     data, model, objective = build(config)
     assert train(model, objective, data, config).history == run.history
     assert all(torch.equal(run.model.state_dict()[key], tensor) for key, tensor in model.state_dict().items())
 
 
-@TOGETHER
-def test_a_failing_point_is_tried_twice_and_reported_and_the_others_finish(cluster):
-    _, runs, status, seen = cluster
+def the_failing_point_was_tried_twice_and_reported(runs, status, seen):
     assert status == 1
     assert events(runs / BAD) == ["started", "failed"] * 2
     (line,) = [line for line in seen["error"].splitlines() if "failed twice" in line]
-    assert f"failed twice: {BAD}: ParameterError: dataset='mnist': this notebook takes 8gaussians, 25gaussians" in line
+    assert f"{BAD}: failed twice: ParameterError: dataset='mnist': this notebook takes 8gaussians, 25gaussians" in line
     assert line.rstrip().endswith('(in the notebook\'s line: config = RunConfig.from_namespace(globals(), kind="points"))')
     assert "Traceback" not in seen["error"]
     assert "3/3" in seen["error"]
@@ -352,9 +343,7 @@ def test_a_failing_point_is_tried_twice_and_reported_and_the_others_finish(clust
     assert pandas.read_csv(runs / "table.csv")["run"].tolist() == ["good-killed", "good-other"]
 
 
-@TOGETHER
-def test_finished_points_do_not_run_again(cluster, monkeypatch, capsys):
-    path, runs, _, _ = cluster
+def finished_points_do_not_run_again(path, runs, monkeypatch, capsys):
     monkeypatch.setattr(sweep, "cluster_for", None)
     written = [(runs / name / "record.json").stat().st_mtime_ns for name in (KILLED, OTHER)]
     assert sweep.main([str(path), "--only", "good"]) == 0
@@ -362,9 +351,7 @@ def test_finished_points_do_not_run_again(cluster, monkeypatch, capsys):
     assert capsys.readouterr().out.endswith("2 rows\n")
 
 
-@TOGETHER
-def test_a_point_waits_for_whoever_runs_it_and_then_has_nothing_to_do(cluster):
-    path, runs, _, _ = cluster
+def a_point_waits_for_whoever_runs_it_and_then_has_nothing_to_do(path, runs):
     (point,) = [point for point in points_of(path) if point.name == OTHER]
     before, line = events(runs / OTHER), json.dumps(asdict(point)) + "\n"
     command, pipes = [sys.executable, "-m", "asintrovae.sweep", "--point", OTHER], {"stdin": subprocess.PIPE, "text": True}
@@ -372,32 +359,42 @@ def test_a_point_waits_for_whoever_runs_it_and_then_has_nothing_to_do(cluster):
         process.stdin.write(line)
         process.stdin.flush()
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(8)
+            process.wait(6)
         lock.release()
         assert process.wait(60) == 0
     assert events(runs / OTHER) == before
 
 
-@TOGETHER
-def test_ctrl_c_ends_everything_and_the_same_command_runs_only_what_is_missing(cluster):
-    path, runs, _, _ = cluster
-    history = load_run(runs / KILLED).history
+def only_what_is_missing_runs_and_ctrl_c_ends_everything(path, runs, capsys):
     for file in (runs / KILLED).iterdir():
         file.unlink()
     with start(path, "--only", "good") as process:
         middle_of(runs / KILLED)
         family = psutil.Process(process.pid).children(recursive=True)
+        assert sum("ipykernel_launcher" in member.cmdline() for member in family) == 1
         os.killpg(process.pid, signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error.strip().splitlines()[-1] == "asintrovae-sweep: interrupted; the same command goes on where this one was"
     assert "Traceback" not in error
-    assert not psutil.wait_procs(family, timeout=10)[1]
-    assert load_checkpoint(runs / KILLED).meta["iteration"] < 1000
-    with start(path, "--only", "good") as process:
-        error = process.communicate(timeout=300)[1]
-    assert process.returncode == 0
     assert "1/2" in error, "finished points count from the start"
-    assert events(runs / KILLED) == ["started", "started", "ended"]
-    assert events(runs / OTHER) == ["started", "ended"]
-    assert load_run(runs / KILLED).history == history
+    assert not psutil.wait_procs(family, timeout=10)[1]
+    assert (events(runs / KILLED), events(runs / OTHER)) == (["started"], ["started", "ended"])
+    assert sweep.main([str(path), "--dry-run", "--only", "good"]) == 0
+    interrupted, finished, _ = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"{KILLED}  interrupted at iteration [1-9]\d* of 1000", interrupted)
+    assert finished == f"{OTHER}  finished"
+
+
+def test_a_sweep_goes_on_through_a_killed_worker_a_failing_point_and_ctrl_c(tmp_path, monkeypatch, capsys):
+    """One test, since each step takes what the one before has left, whichever process runs the tests."""
+    path, runs, status, seen = with_a_killed_worker(tmp_path)
+    the_killed_run_went_on_and_was_completed_once(runs, seen)
+    the_failing_point_was_tried_twice_and_reported(runs, status, seen)
+    for name in (KILLED, OTHER):
+        the_run_is_that_of_an_uninterrupted_process(runs, tmp_path / "alone", name)
+    with monkeypatch.context() as context:
+        finished_points_do_not_run_again(path, runs, context, capsys)
+    a_point_waits_for_whoever_runs_it_and_then_has_nothing_to_do(path, runs)
+    only_what_is_missing_runs_and_ctrl_c_ends_everything(path, runs, capsys)
+    print("completed once:", {name: events(runs / name) for name in (OTHER, BAD)}, "killed at", seen["at"], "of 1000")
