@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -292,7 +293,12 @@ def middle_of(run_dir):
 
 
 def alive(family):
-    return [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    """Those that still run; a zombie has ended, and waits for a parent to notice."""
+    found = []
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            found += [process] if process.status() != psutil.STATUS_ZOMBIE else []
+    return found
 
 
 def with_a_killed_worker(folder):
