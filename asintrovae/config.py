@@ -155,6 +155,11 @@ class RunConfig(BaseModel):
         return torch.device(name)
 
 
+def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved parameters of a run with the defaults of those that did not exist when it began."""
+    return RunConfig().model_dump(mode="json") | dict(saved)
+
+
 def _is_parameter(name: str, value: Any) -> bool:
     plain = isinstance(value, (str, int, float, list, tuple)) or value is None
     own = name.startswith("_") or name == "In"  # In: IPython's list of inputs

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -270,9 +271,34 @@ class EnsembleLoop(Loop):
         return not self.running
 
 
-def flop_per_iteration(config: RunConfig) -> int:
-    """Multiplications and additions of the matrix products in one iteration of one member, after the warm-up."""
-    loop = EnsembleLoop([config])
-    with FlopCounterMode(display=False) as counter:
-        loop.iterate(config.iterations - 1)
-    return int(counter.get_total_flops())
+@dataclass(frozen=True)
+class Cost:
+    """What an ensemble will take. flop: of the matrix products of all members and iterations. seconds: of wall clock."""
+
+    members: int
+    iterations: int
+    flop: float
+    seconds: float
+
+    def __str__(self) -> str:
+        each = self.flop / self.members / self.iterations
+        time = f"{self.seconds / 60:.0f} min" if self.seconds >= 90 else f"{self.seconds:.0f} s"
+        return (
+            f"{self.members} runs of {self.iterations} iterations of {each / 1e9:.2g} GFLOP, "
+            f"{self.flop / 1e12:.3g} TFLOP in all, about {time} at this machine's present speed"
+        )
+
+
+def cost(configs: Sequence[RunConfig], probes: int = 5) -> Cost:
+    """Arithmetic and time of an ensemble, from `probes` iterations spread over the run, each done twice; nothing is saved."""
+    loop, total = EnsembleLoop(configs), configs[0].iterations
+    flop, seconds = 0.0, 0.0
+    for i in (int((probe + 0.5) * total / probes) for probe in range(probes)):
+        with FlopCounterMode(display=False) as counter:
+            loop.iterate(i)
+        flop += counter.get_total_flops() * total / probes
+        started = time.monotonic()
+        values = loop.iterate(i)
+        next(iter(values.values())).tolist()  # waits for the device
+        seconds += (time.monotonic() - started) * total / probes
+    return Cost(len(configs), total, flop, seconds)

@@ -1,9 +1,6 @@
 """A grid of papermill runs on Dask: asintrovae-sweep GRID.yaml. Interrupted in any way, the same command goes on."""
 
 import argparse
-import ast
-import difflib
-import itertools
 import json
 import logging
 import os
@@ -16,238 +13,22 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from asintrovae.checkpoint import load_checkpoint
-from asintrovae.config import ParameterError, RunConfig
+from asintrovae.config import ParameterError
 from asintrovae.data.decode import cores
-from asintrovae.data.files import write_atomically
-from asintrovae.training import FREE_PARAMETERS
+from asintrovae.ensemble import cost, refuse_misfits, run_ensemble, shape_of
+from asintrovae.grid import DONE, Point, extra, read_grid, state, write_table
 
-KEYS = ("notebook", "run_dir", "fixed", "axes", "seeds")
-COLUMNS = ("seed", "status", "diverged_iteration", "diverged_term", "seconds", "code", "torch", "device")
-DONE = ("finished", "diverged")
-EVALUATED = {"evaluation_samples", "feature_network"}  # free while a run trains, but a record's metrics depend on them
 RUNNING: dict[str, "subprocess.Popen[bytes]"] = {}
 """In a Dask worker: the process of each point it runs, by run_dir."""
-
-
-@contextmanager
-def extra() -> Iterator[None]:
-    """Around the imports that only a sweep needs."""
-    try:
-        yield
-    except ImportError as error:
-        raise ParameterError(f'{error}; a sweep needs more than training does: pip install "asintrovae[sweep]"') from None
-
-
-@dataclass(frozen=True)
-class Point:
-    """One run of a grid. labels: axis -> label. Paths, and relative ones among the parameters, count from `folder`.
-
-    parameters: what papermill sets, seed and run_dir included. defaults: of the notebook, for all the others.
-    """
-
-    labels: dict[str, str]
-    seed: int
-    folder: str
-    notebook: str
-    parameters: dict[str, Any]
-    defaults: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The labels and the seed, as the run's folder below that of the grid."""
-        return "/".join([*self.labels.values(), str(self.seed)])
-
-    @property
-    def run_dir(self) -> Path:
-        """The folder of the run."""
-        return Path(self.folder, self.parameters["run_dir"])
-
-    @cached_property
-    def config(self) -> RunConfig:
-        """All parameters of the run. Raises ParameterError as RunConfig does."""
-        return RunConfig(**{**self.defaults, **self.parameters})
-
-
-def read_grid(path: Path, run_dir: Path | None = None) -> tuple[Path, list[Point]]:
-    """The folder of all runs of a YAML file, and its points, checked, in order: the last axis and the seed fastest.
-
-    run_dir: in place of the file's. Raises ParameterError, one line with the file, what is wrong in it and the way out.
-    """
-    try:
-        content, folder = load_yaml(path), path.resolve().parent
-        base = str(content["run_dir"]) if run_dir is None else str(run_dir.resolve())
-        notebook = str(content["notebook"])
-        return folder / base, expand(content, str(folder), notebook, base, notebook_defaults(folder / notebook))
-    except ParameterError as error:
-        raise ParameterError(f"{path}: {error}") from None
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, by the safe loader, with the keys of a grid and no others."""
-    with extra():
-        import yaml
-
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """YAML's last of two equal keys would win in silence."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys: list[Any] = []
-            for key, _ in node.value:
-                if key.value in keys:
-                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} twice; rename one", problem_mark=key.start_mark)
-                keys.append(key.value)
-            return super().construct_mapping(node, deep)
-
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ParameterError(f"cannot be read: {' '.join(str(error).split())}") from None
-    content = mapping("the file", content)
-    known("key", content, KEYS)
-    for key in ("notebook", "run_dir", "seeds"):
-        if not content.get(key):
-            raise ParameterError(f"key {key!r} is missing or empty; a grid needs notebook, run_dir and seeds")
-    return content
-
-
-def mapping(what: str, value: Any) -> dict[str, Any]:
-    """The value, if it is a mapping with text for keys."""
-    if not isinstance(value, dict):
-        raise ParameterError(f"{what} must be a mapping, name: value, got {value!r}")
-    for key in value:
-        if not isinstance(key, str):
-            raise ParameterError(f"{what}: {key!r} must be text; put it in quotes")
-    return value
-
-
-def known(what: str, names: Iterable[str], valid: Iterable[str]) -> None:
-    """Raise ParameterError with the nearest valid name if one is not among them."""
-    valid = list(valid)
-    for name in names:
-        if name not in valid:
-            near = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)
-            raise ParameterError(f"unknown {what} {name!r}; did you mean {near[0]!r}?")
-
-
-def notebook_defaults(notebook: Path) -> dict[str, Any]:
-    """Parameters of a training notebook with their defaults."""
-    with extra():
-        from papermill import inspect_notebook
-    if not notebook.is_file():
-        raise ParameterError(f"notebook: no file {str(notebook)!r}; its path counts from the grid's folder")
-    try:
-        return {name: ast.literal_eval(found["default"]) for name, found in inspect_notebook(str(notebook)).items()}
-    except (ValueError, SyntaxError) as error:
-        raise ParameterError(f"notebook: the parameters of {str(notebook)!r} cannot be read ({error})") from None
-
-
-def expand(content: Mapping[str, Any], folder: str, notebook: str, base: str, defaults: dict[str, Any]) -> list[Point]:
-    """All points of a grid, in order. Raises ParameterError for the first thing that does not fit."""
-    fixed = parameters_of("fixed", content.get("fixed") or {})
-    axes = {axis: labels_of(axis, values) for axis, values in mapping("axes", content.get("axes") or {}).items()}
-    refuse_twice({"fixed": set(fixed)} | {f"axis {axis!r}": set().union(*found.values()) for axis, found in axes.items()})
-    threads = {} if defaults.get("threads") else {"threads": 1}  # as many workers as cores: more would wait for each other
-    points = []
-    for labels, seed in itertools.product(itertools.product(*axes.values()), checked_seeds(content["seeds"])):
-        chosen = dict(zip(axes, labels, strict=True))
-        parameters = {**threads, **fixed, "seed": seed, "run_dir": "/".join([base, *labels, str(seed)])}
-        for axis, label in chosen.items():
-            parameters |= axes[axis][label]
-        point = Point(chosen, seed, folder, notebook, parameters, defaults)
-        try:
-            point.config  # noqa: B018 (it is checked when it is made)
-        except ParameterError as error:
-            where = ", ".join(f"axis {axis!r} at {label!r}" for axis, label in chosen.items())
-            raise ParameterError(f"{where}: {error}") from None
-        points.append(point)
-    return points
-
-
-def labels_of(axis: str, values: Any) -> dict[str, dict[str, Any]]:
-    """label -> parameters of one axis; a list of values is labelled by itself."""
-    what = f"axis {axis!r}"
-    if axis in COLUMNS:
-        raise ParameterError(f"{what}: the table has a column of that name; rename the axis")
-    if not values:
-        raise ParameterError(f"{what} is empty; give it labels with parameters, or a list of values")
-    if isinstance(values, list):
-        known(f"parameter of a list, {what},", [axis], RunConfig.model_fields)
-        texts = ["-".join(map(str, value)) if isinstance(value, list) else str(value) for value in values]
-        pairs = [(f"{axis}={text}", {axis: value}) for text, value in zip(texts, values, strict=True)]
-    else:
-        pairs = list(mapping(what, values).items())
-    labels: dict[str, dict[str, Any]] = {}
-    for label, parameters in pairs:
-        if not re.fullmatch(r"[\w=+-][\w=+.,-]{0,99}", label):
-            raise ParameterError(f"{what}: label {label!r} names no plain folder; use letters, digits and - _ = + . ,")
-        if label.casefold() in map(str.casefold, labels):
-            raise ParameterError(f"{what}: label {label!r} stands there twice, and both would share a folder; rename one")
-        labels[label] = parameters_of(f"{what}, label {label!r}", parameters)
-    return labels
-
-
-def parameters_of(what: str, parameters: Any) -> dict[str, Any]:
-    """The parameters that one place of a grid sets, if they exist and are its to set."""
-    for name in mapping(what, parameters):
-        if name in ("seed", "run_dir"):
-            raise ParameterError(f"{what} sets {name!r}, which every point has its own of; leave it out")
-    known(f"parameter of {what},", parameters, RunConfig.model_fields)
-    return dict(parameters)
-
-
-def refuse_twice(places: dict[str, set[str]]) -> None:
-    """Raise ParameterError if two places of a grid set one parameter."""
-    owners: dict[str, str] = {}
-    for place, names in places.items():
-        for name in sorted(names):
-            if name in owners:
-                raise ParameterError(f"{place} sets {name!r}, which {owners[name]} sets as well; leave it to one of them")
-            owners[name] = place
-
-
-def checked_seeds(seeds: Any) -> list[int]:
-    """The seeds, if they are different whole numbers from 0 on."""
-    if not isinstance(seeds, list) or any(type(seed) is not int or seed < 0 for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise ParameterError(f"seeds={seeds!r} must be a list of different whole numbers from 0 on, such as [0, 1, 2]")
-    return seeds
-
-
-def state(point: Point) -> str:
-    """finished, diverged, waiting, or interrupted at iteration k of n, as the folder of the point says.
-
-    Raises ParameterError, with the differences, if that folder holds a run with other parameters.
-    """
-    path = point.run_dir / "record.json"
-    if path.exists():
-        record = json.loads(path.read_text())
-        refuse_others(point, record["config"], FREE_PARAMETERS - EVALUATED)
-        return str(record["status"])
-    if (checkpoint := load_checkpoint(point.run_dir)) is None:
-        return "waiting"
-    refuse_others(point, checkpoint.meta["config"], FREE_PARAMETERS)
-    return f"interrupted at iteration {checkpoint.meta['iteration']} of {point.config.iterations}"
-
-
-def refuse_others(point: Point, there: Mapping[str, Any], free: set[str]) -> None:
-    """Raise ParameterError, with the differences, if the run in the point's folder has other parameters."""
-    here = point.config.model_dump(mode="json")
-    names = [name for name in here if name not in free and there.get(name) != here[name]]
-    if names:
-        found = ", ".join(f"{name} {there.get(name)!r} there, {here[name]!r} here" for name in names)
-        raise ParameterError(
-            f"{point.name}: '{point.run_dir}' holds another run ({found}); remove it, or choose another --run-dir"
-        )
 
 
 def execute_point() -> int:
@@ -415,26 +196,17 @@ def gpu_groups(size: int) -> list[str]:
     return [",".join(gpus[first : first + size]) for first in range(0, len(gpus) - size + 1, size)]
 
 
-def write_table(run_dir: Path, points: list[Point]) -> str:
-    """Write table.csv and table.parquet, a row per finished or diverged point; returns what was written, in words."""
-    with extra():
-        import pandas
-    rows = [row(point) for point in points if state(point) in DONE]
-    frame = pandas.DataFrame(rows)
-    if rows:
-        frame = frame.astype({"diverged_iteration": "Int64"})  # with gaps it would become a float
-        write_atomically(run_dir / "table.csv", frame.to_csv(index=False).encode())
-        write_atomically(run_dir / "table.parquet", frame.to_parquet(index=False))
-    return f"{run_dir / 'table.csv'} and .parquet: {len(rows)} rows" if rows else "no table: no point is finished"
-
-
-def row(point: Point) -> dict[str, Any]:
-    """A recorded point as a row of the table."""
-    record = json.loads((point.run_dir / "record.json").read_text())
-    diverged = record["diverged"] or {"iteration": None, "term": None}
-    values = point.seed, record["status"], diverged["iteration"], diverged["term"]
-    origin = record["seconds"], record["code"], record["versions"]["torch"], record["device"]
-    return {**point.labels, **dict(zip(COLUMNS, values + origin, strict=True)), **record["metrics"], **point.labels}
+def run_together(points: list[Point]) -> None:
+    """Train points as ensembles, in this process, each group announced with what it will cost; ParameterError for images."""
+    groups: dict[Any, list[Point]] = {}
+    for point in points:
+        groups.setdefault((shape_of(point.config), point.folder), []).append(point)
+    for (_, folder), members in groups.items():
+        os.chdir(folder)  # relative paths among the parameters count from there
+        configs = [point.config for point in members]
+        refuse_misfits(configs)
+        print(f"{members[0].name} and {len(members) - 1} more: {cost(configs)}", flush=True)
+        run_ensemble(configs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -446,6 +218,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("grid", type=Path, help="YAML file: notebook, run_dir, fixed, axes, seeds")
     parser.add_argument("--dry-run", action="store_true", help="list every point with its state")
     parser.add_argument("--table", action="store_true", help="write the table of what is finished, run nothing")
+    parser.add_argument(
+        "--ensemble", action="store_true", help="train points (2-D data only) together, in as few programs as fit"
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="points whose name contains TEXT")
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="in place of the grid's run_dir")
     parser.add_argument("--workers", type=int, metavar="N", help="runs at a time; by default one per core, or per GPU")
@@ -481,7 +256,9 @@ def sweep(options: argparse.Namespace) -> int:
         print(f"{len(points)} points:", ", ".join(f"{count} {kind}" for kind, count in counts.items()))
         return 0
     failed, todo = 0, [point for point in points if states[point.name] not in DONE]
-    if todo and not options.table:
+    if todo and options.ensemble and not options.table:
+        run_together(todo)
+    elif todo and not options.table:
         done = len(points) - len(todo)
         with (
             cluster_for(todo, options.scheduler, options.workers) as (client, gpus),

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from asintrovae.build import build_objective
 from asintrovae.checkpoint import Checkpoint, all_finite, collect, load_checkpoint, restore, restore_evaluated, save_checkpoint
-from asintrovae.config import ParameterError, RunConfig
+from asintrovae.config import ParameterError, RunConfig, with_defaults
 from asintrovae.data.decode import write_row
 from asintrovae.data.files import code_hash
 from asintrovae.networks import evaluating, precise_batchnorm
@@ -283,7 +283,7 @@ def refuse_another_run(config: RunConfig, objective: Objective, checkpoint: Chec
     """Raise ParameterError, listing the differences, if the checkpoint in run_dir is of a run with other parameters."""
     if checkpoint is None:
         return
-    saved, wanted = dict(checkpoint.meta["config"]), config.model_dump(mode="json")
+    saved, wanted = with_defaults(checkpoint.meta["config"]), config.model_dump(mode="json")
     names = [name for name in wanted if name not in FREE_PARAMETERS and saved.get(name) != wanted[name]]
     saved["objective"], wanted["objective"] = checkpoint.meta["objective"], repr(objective)
     if not names and saved["objective"] != wanted["objective"]:  # not built from the config

@@ -20,7 +20,7 @@ import yaml
 from conftest import ROOT, build
 from filelock import FileLock
 
-from asintrovae import ParameterError, load_run, save_record, sweep, train
+from asintrovae import ParameterError, grid, load_run, save_record, sweep, train
 from asintrovae.checkpoint import load_checkpoint
 from asintrovae.training import Divergence, TrainingResult
 
@@ -39,7 +39,7 @@ def grid_file(folder, **changes):
 
 
 def points_of(path):
-    return sweep.read_grid(path)[1]
+    return grid.read_grid(path)[1]
 
 
 def record(point, divergence=None, **metrics):
@@ -71,7 +71,7 @@ def test_paths_count_from_the_file_and_another_folder_from_here(tmp_path, monkey
     (tmp_path / "deep").mkdir()
     path = grid_file(tmp_path / "deep", notebook=os.path.relpath(TRAINING / "toy.ipynb", tmp_path / "deep"))
     assert points_of(path)[0].run_dir == tmp_path / "deep/runs/vae/beta_kl=0.1/0"
-    assert sweep.read_grid(path, Path("else"))[1][0].run_dir == tmp_path / "else/vae/beta_kl=0.1/0"
+    assert grid.read_grid(path, Path("else"))[1][0].run_dir == tmp_path / "else/vae/beta_kl=0.1/0"
 
 
 def test_without_axes_the_seeds_are_the_grid(tmp_path):
@@ -143,7 +143,7 @@ def test_a_file_that_is_no_grid_is_refused(tmp_path, text, message):
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ParameterError, match=rf"^{path}: {message}.*$"):
-        sweep.read_grid(path)
+        grid.read_grid(path)
 
 
 def test_without_the_extra_one_line_says_how_to_install_it(tmp_path, monkeypatch, capsys):
@@ -188,7 +188,7 @@ def test_a_run_with_other_parameters_is_refused_before_anything_starts(tmp_path,
         config = first.config.model_copy(update={"run_dir": str(first.run_dir)})
         data, model, objective = build(config)
         train(model, objective, data, config)
-    assert sweep.state(points_of(grid_file(tmp_path, fixed={**SMALL, "log_every": 3}))[0]) != "waiting"
+    assert grid.state(points_of(grid_file(tmp_path, fixed={**SMALL, "log_every": 3}))[0]) != "waiting"
     for changes, difference in (({"widths": [9]}, "widths [8] there, [9] here"), ({"alpha": 3.0}, "alpha 2.0 there, 3.0 here")):
         path = grid_file(tmp_path, fixed={**SMALL, **changes})
         assert sweep.main([str(path)]) == 2
@@ -197,9 +197,9 @@ def test_a_run_with_other_parameters_is_refused_before_anything_starts(tmp_path,
     other = points_of(grid_file(tmp_path, fixed={**SMALL, "evaluation_samples": 200}))[0]
     if what == "record":
         with pytest.raises(ParameterError, match="evaluation_samples 100 there, 200 here"):
-            sweep.state(other)
+            grid.state(other)
     else:  # nothing is evaluated yet
-        assert sweep.state(other).startswith("interrupted")
+        assert grid.state(other).startswith("interrupted")
 
 
 def test_the_table_has_a_row_for_every_finished_or_diverged_point(tmp_path, capsys):
@@ -213,7 +213,7 @@ def test_the_table_has_a_row_for_every_finished_or_diverged_point(tmp_path, caps
     assert capsys.readouterr().out == f"{tmp_path / 'runs' / 'table.csv'} and .parquet: 2 rows\n"
     csv, parquet = pandas.read_csv(tmp_path / "runs/table.csv"), pandas.read_parquet(tmp_path / "runs/table.parquet")
     labels, metrics = ["model", "beta_kl"], ["protocol_kl", "psnr"]
-    assert list(csv) == list(parquet) == [*labels, *sweep.COLUMNS, *metrics]
+    assert list(csv) == list(parquet) == [*labels, *grid.COLUMNS, *metrics]
     for table in (csv, parquet):
         assert table[[*labels, "seed", "status", "protocol_kl", "seconds"]].to_numpy().tolist() == [
             ["vae", "beta_kl=0.1", 0, "finished", 20.0, 1.2],
@@ -235,6 +235,38 @@ def test_gpus_are_dealt_to_workers(monkeypatch):
     assert sweep.gpu_groups(1) == ["7", "3"]
     with pytest.raises(ParameterError, match="devices=3: this machine has 2 GPUs"):
         sweep.gpu_groups(3)
+
+
+def test_points_trained_together_are_recorded_as_if_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = grid_file(tmp_path)
+    done, *todo = points_of(path)
+    record(done)
+    before = (done.run_dir / "record.json").read_bytes()
+    assert sweep.main([str(path), "--ensemble"]) == 0
+    said = capsys.readouterr().out
+    assert "vae/beta_kl=0.1/1 and 2 more: 3 runs of 60 iterations" in said
+    assert "soft/beta_kl=0.1/0 and 3 more: 4 runs of 60 iterations" in said
+    assert len(pandas.read_csv(tmp_path / "runs" / "table.csv")) == 8
+    assert (done.run_dir / "record.json").read_bytes() == before
+    for point in todo:
+        run = load_run(point.run_dir)
+        assert (run.record["status"], run.config) == ("finished", point.config)
+        assert (point.run_dir / "samples.npy").exists()
+    assert sweep.main([str(path), "--ensemble"]) == 0
+    assert "runs of" not in capsys.readouterr().out
+    images = grid_file(tmp_path, run_dir="else", axes={}, fixed={"dataset": "mnist-subset"})
+    assert sweep.main([str(images), "--ensemble"]) == 2
+    assert "dataset='mnist-subset': an ensemble trains on" in capsys.readouterr().err
+
+
+def test_a_record_made_before_a_parameter_existed_has_its_default(tmp_path):
+    point = points_of(grid_file(tmp_path))[0]
+    record(point)
+    path = point.run_dir / "record.json"
+    path.write_text(path.read_text().replace('"squash": false,\n', ""))
+    assert "squash" not in path.read_text()
+    assert grid.state(point) == "finished"
 
 
 def test_the_laptop_sweep_is_the_toy_tables_with_their_weights(capsys, tmp_path):
