@@ -56,6 +56,7 @@ class RunConfig(BaseModel):
     alpha: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1e6)] = 2.0
     gamma_r: Weight = 1e-8
     margin: Weight = 10.0
+    kl_annealing: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)] = 0.0
     kernel: Literal["mean", "product", "prior"] = "mean"
     estimator: Literal["v", "u"] = "v"
     pairing: Literal["reconstructed", "real"] = "reconstructed"

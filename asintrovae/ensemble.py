@@ -178,7 +178,9 @@ class EnsembleLoop(Loop):
         models = [build_model(config, data.shape) for config, data in zip(configs, self.datasets, strict=True)]
         objective = StackedObjective(self.objectives, models[0])
         super().__init__(stack(models), objective, self.datasets[0], self.configs[0])
-        self.warmup = StackedObjective([VAE(config.beta_rec, config.beta_kl) for config in configs], models[0])  # type: ignore[assignment]
+        self.warmup = StackedObjective(
+            [VAE(config.beta_rec, config.beta_kl, config.kl_annealing) for config in configs], models[0]
+        )  # type: ignore[assignment]
         self.results = [TrainingResult(members=len(configs)) for _ in configs]
         self.prefetched: Iterator[list[tuple[Tensor, Noise]]] | None = None
 

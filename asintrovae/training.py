@@ -154,7 +154,7 @@ class Loop:
         self.averages = {name: copy.deepcopy(getattr(model, name)) for name in self.images_from if config.ema}
         self.fixed_batch = functools.cache(data.batch)  # kept: out of order they cost a streamed data set a new start
         self.average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
-        self.warmup, self.warmup_end = VAE(config.beta_rec, config.beta_kl), 0
+        self.warmup, self.warmup_end = VAE(config.beta_rec, config.beta_kl, config.kl_annealing), 0
         if {"encoder", "decoder"} <= self.optimizers.keys():
             self.warmup_end = config.warmup_iterations()
         self.start, self.result, self.watch = 0, TrainingResult(), FiniteWatch()

@@ -7,9 +7,9 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from asintrovae import Gaussian, as_distance
 from asintrovae.networks import mlp_autoencoder, mlp_gan
-from asintrovae.objectives import Noise, SoftIntroVAE
+from asintrovae.objectives import VAE, Noise, SoftIntroVAE
 from asintrovae.randomness import generator_for
-from asintrovae.training import only_learning
+from asintrovae.training import Loop, only_learning
 
 
 def noise_for(batch, n=2, seed=3):
@@ -89,6 +89,27 @@ def test_the_published_code_s_squash(tmp_path):
     assert not torch.isclose(plain.distance(q, q, q_g), by_hand)
     one, other = (o.encoder_loss(model, data.batch(0), noise_for(32), 0.1)[1] for o in (plain, squashed))
     assert torch.equal(one["kl_g"], other["kl_g"])
+
+
+@pytest.mark.parametrize("model_name", ["vae", "intro", "soft_intro", "as_intro"])
+def test_an_annealed_beta_kl_is_another_beta_kl_until_its_share_is_over(tmp_path, model_name):
+    parameters = {"model": model_name, "beta_kl": 0.5}
+    data, model, objective = build(tiny_config(tmp_path, **parameters, kl_annealing=0.5))
+    for progress, beta_kl in ((0.0, 0.05), (0.25, 0.275), (0.5, 0.5), (0.9, 0.5)):
+        _, _, constant = build(tiny_config(tmp_path, **parameters | {"beta_kl": beta_kl}))
+        for phase, expected in zip(objective.phases, constant.phases, strict=True):
+            loss, other = (p.loss(model, data.batch(0), noise_for(32), progress)[0] for p in (phase, expected))
+            torch.testing.assert_close(loss, other)
+
+
+def test_the_warm_up_is_annealed_with_the_run(tmp_path):
+    small = {"model": "soft_intro", "warmup": 10, "beta_kl": 0.5}
+    data, model, objective = build(tiny_config(tmp_path / "0", **small, kl_annealing=0.8))
+    loop = Loop(model, objective, data, tiny_config(tmp_path / "0", **small, kl_annealing=0.8))
+    assert loop.phases(9)[0].name == "joint"
+    by_hand = VAE(0.2, 0.5 * (0.1 + 0.9 * 0.45 / 0.8)).phases[0]
+    losses = [phase.loss(model, data.batch(0), noise_for(32), 0.45)[0] for phase in (loop.phases(9)[0], by_hand)]
+    torch.testing.assert_close(*losses)
 
 
 class PhaseLoss(torch.nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from asintrovae.distance import as_distance
 from asintrovae.gaussian import Gaussian
-from asintrovae.objectives.base import Model, Noise, Phase, Terms, reconstruction_error
+from asintrovae.objectives.base import Model, Noise, Phase, Terms, annealed, reconstruction_error
 from asintrovae.parallel import gather
 
 
@@ -31,7 +31,7 @@ class ASIntroVAE:
     encoder: κ E[β_rec R(x) + β_kl KL(x)] + 1/(2α) Σ_s E exp(-ακ (β_rec R(sg x_s) + β_neg KL_s))
     decoder: κ E[β_rec R(x) + ½ β_kl Σ_s KL_s + ½ γ_r β_rec Σ_s R(sg x_s)]
     so that the encoder raises D and the decoder lowers it (Eq. 4).
-    beta_rec, beta_kl, beta_neg, alpha, gamma_r: as in `SoftIntroVAE`. kernel, estimator: of D, as in `as_distance`.
+    beta_rec, beta_kl, beta_neg, alpha, gamma_r, kl_annealing: as in `SoftIntroVAE`. kernel, estimator: of D, as in `as_distance`.
     pairing: D of generated images against "reconstructed" ones, as published in code, or against "real" ones (Eq. 3).
     squash: D of tanh(μ) and tanh(log λ), as published in code; in no equation.
     distance_weight: multiplies D, whose scale is far below that of the KL divergence; 1 is the paper's form.
@@ -43,6 +43,7 @@ class ASIntroVAE:
     beta_neg: float = 1.0
     alpha: float = 2.0
     gamma_r: float = 1e-8
+    kl_annealing: float = 0.0
     kernel: Literal["mean", "product", "prior"] = "mean"
     estimator: Literal["v", "u"] = "v"
     pairing: Literal["reconstructed", "real"] = "reconstructed"
@@ -69,7 +70,7 @@ class ASIntroVAE:
         kl_r, kl_g, distance = self.divergences(q, q_r, q_g, progress)
         exp_elbo_r = (-self.alpha * kappa * (self.beta_rec * rec_r + self.beta_neg * kl_r)).exp()
         exp_elbo_g = (-self.alpha * kappa * (self.beta_rec * rec_g + self.beta_neg * kl_g)).exp()
-        real = kappa * (self.beta_rec * rec + self.beta_kl * kl)
+        real = kappa * (self.beta_rec * rec + annealed(self.beta_kl, progress, self.kl_annealing) * kl)
         loss = (real + (exp_elbo_r + exp_elbo_g) / (2 * self.alpha)).mean()
         terms = {
             "rec": rec,
@@ -90,7 +91,7 @@ class ASIntroVAE:
         q_r, q_g = model.encode(x_r), model.encode(x_g)
         rec = reconstruction_error(x, x_r)
         kl_r, kl_g, distance = self.divergences(q, q_r, q_g, progress)
-        fake = 0.5 * self.beta_kl * (kl_r + kl_g)
+        fake = 0.5 * annealed(self.beta_kl, progress, self.kl_annealing) * (kl_r + kl_g)
         if isinstance(self.gamma_r, Tensor) or self.gamma_r:  # at 0 two passes through the decoder are saved
             rec_r = reconstruction_error(x_r.detach(), model.decode(q_r.sample(noise.reconstructed).detach()))
             rec_g = reconstruction_error(x_g.detach(), model.decode(q_g.sample(noise.generated).detach()))

@@ -75,3 +75,11 @@ def reconstruction_error(x: Tensor, x_hat: Tensor) -> Tensor:
     Summed, like the KL divergence over the latent axes: averaging only one of the two changes the model.
     """
     return (x - x_hat).square().flatten(1).sum(1)
+
+
+def annealed(beta_kl: float | Tensor, progress: float, share: float) -> float | Tensor:
+    """β_kl at this point of the run: from a tenth of it linearly to all of it over the first `share` of the iterations.
+
+    KL annealing (Bowman et al. 2016), here of every place where β_kl stands. At share 0 it is constant.
+    """
+    return beta_kl * min(0.1 + 0.9 * progress / share, 1.0) if share else beta_kl

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from asintrovae.objectives.base import Model, Noise, Phase, Terms, reconstruction_error
+from asintrovae.objectives.base import Model, Noise, Phase, Terms, annealed, reconstruction_error
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,14 @@ class IntroVAE:
     encoder: E[β_rec R(x) + β_kl KL(x) + β_neg Σ_s max(0, m - KL(sg x_s))],  s = r, g
     decoder: E[β_rec R(x) + β_neg Σ_s KL(x_s)]
     beta_rec, beta_kl, beta_neg: weights, > 0. margin: m in nats, the KL above which the encoder stops pushing a fake.
+    kl_annealing: share of the run over which β_kl rises (`annealed`).
     """
 
     beta_rec: float = 1.0
     beta_kl: float = 1.0
     beta_neg: float = 1.0
     margin: float = 10.0
+    kl_annealing: float = 0.0
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -34,7 +36,7 @@ class IntroVAE:
         rec, kl = reconstruction_error(x, x_r), q.kl()
         kl_r, kl_g = model.encode(x_r.detach()).kl(), model.encode(x_g.detach()).kl()
         hinge = (self.margin - kl_r).clamp(min=0) + (self.margin - kl_g).clamp(min=0)
-        loss = (self.beta_rec * rec + self.beta_kl * kl + self.beta_neg * hinge).mean()
+        loss = (self.beta_rec * rec + annealed(self.beta_kl, progress, self.kl_annealing) * kl + self.beta_neg * hinge).mean()
         return loss, {"rec": rec.mean(), "kl": kl.mean(), "kl_r": kl_r.mean(), "kl_g": kl_g.mean()}
 
     def decoder_loss(self, model: Model, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:

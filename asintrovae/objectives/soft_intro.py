@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from asintrovae.objectives.base import Model, Noise, Phase, Terms, reconstruction_error
+from asintrovae.objectives.base import Model, Noise, Phase, Terms, annealed, reconstruction_error
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class SoftIntroVAE:
     encoder: κ E[β_rec R(x) + β_kl KL(x)] + 1/(2α) Σ_s E exp(-ακ (β_rec R(sg x_s) + β_neg KL(sg x_s))),  s = r, g
     decoder: κ E[β_rec R(x) + ½ β_kl Σ_s KL(x_s) + ½ γ_r β_rec Σ_s R(sg x_s)]
     beta_rec, beta_kl, beta_neg: weights, > 0. alpha: α > 0, sharpness of the threshold. gamma_r: γ_r ≥ 0, weight of
-    reconstructing the fakes.
+    reconstructing the fakes. kl_annealing: share of the run over which β_kl rises (`annealed`).
     """
 
     beta_rec: float = 1.0
@@ -22,6 +22,7 @@ class SoftIntroVAE:
     beta_neg: float = 1.0
     alpha: float = 2.0
     gamma_r: float = 1e-8
+    kl_annealing: float = 0.0
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -42,7 +43,7 @@ class SoftIntroVAE:
         kl_r, kl_g = q_r.kl(), q_g.kl()
         exp_elbo_r = (-self.alpha * kappa * (self.beta_rec * rec_r + self.beta_neg * kl_r)).exp()
         exp_elbo_g = (-self.alpha * kappa * (self.beta_rec * rec_g + self.beta_neg * kl_g)).exp()
-        real = kappa * (self.beta_rec * rec + self.beta_kl * kl)
+        real = kappa * (self.beta_rec * rec + annealed(self.beta_kl, progress, self.kl_annealing) * kl)
         loss = (real + (exp_elbo_r + exp_elbo_g) / (2 * self.alpha)).mean()
         terms = {"rec": rec, "kl": kl, "kl_r": kl_r, "kl_g": kl_g, "exp_elbo_r": exp_elbo_r, "exp_elbo_g": exp_elbo_g}
         return loss, {name: term.mean() for name, term in terms.items()}
@@ -55,7 +56,7 @@ class SoftIntroVAE:
         q_r, q_g = model.encode(x_r), model.encode(x_g)
         rec = reconstruction_error(x, x_r)
         kl_r, kl_g = q_r.kl(), q_g.kl()
-        fake = 0.5 * self.beta_kl * (kl_r + kl_g)
+        fake = 0.5 * annealed(self.beta_kl, progress, self.kl_annealing) * (kl_r + kl_g)
         if isinstance(self.gamma_r, Tensor) or self.gamma_r:  # at 0 two passes through the decoder are saved
             rec_r = reconstruction_error(x_r.detach(), model.decode(q_r.sample(noise.reconstructed).detach()))
             rec_g = reconstruction_error(x_g.detach(), model.decode(q_g.sample(noise.generated).detach()))

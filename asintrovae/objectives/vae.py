@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from asintrovae.objectives.base import Model, Noise, Phase, Terms, reconstruction_error
+from asintrovae.objectives.base import Model, Noise, Phase, Terms, annealed, reconstruction_error
 
 
 @dataclass(frozen=True)
@@ -12,11 +12,12 @@ class VAE:
     """L = E[β_rec R(x) + β_kl KL(x)], both halves together.
 
     beta_rec, beta_kl: weights of the summed squared error and of the KL divergence, > 0. Their ratio is a noise model,
-    p(x|z) = N(Dec(z), σ² I) with σ² = β_kl / (2 β_rec).
+    p(x|z) = N(Dec(z), σ² I) with σ² = β_kl / (2 β_rec). kl_annealing: share of the run over which β_kl rises (`annealed`).
     """
 
     beta_rec: float = 1.0
     beta_kl: float = 1.0
+    kl_annealing: float = 0.0
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -28,5 +29,5 @@ class VAE:
         q = model.encode(x)
         x_r = model.decode(q.sample(noise.posterior))
         rec, kl = reconstruction_error(x, x_r), q.kl()
-        loss = (self.beta_rec * rec + self.beta_kl * kl).mean()
+        loss = (self.beta_rec * rec + annealed(self.beta_kl, progress, self.kl_annealing) * kl).mean()
         return loss, {"rec": rec.mean(), "kl": kl.mean()}
