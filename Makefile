@@ -8,7 +8,7 @@ NOTEBOOKS := $(wildcard book/[0-9]*.ipynb book/training/*.ipynb)
 PACKAGE := $(shell find asintrovae -name '*.py' -o -name '*.js')
 RUNS := book/runs/toy.ipynb book/runs/images.ipynb
 
-.PHONY: help setup runs chapters book serve test check browser format sync constraints clean
+.PHONY: help setup runs chapters tables book serve test check browser format sync constraints clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ book/runs/%.ipynb: book/training/%.ipynb $(PACKAGE)
 
 chapters: .venv/installed ## execute the chapters whose code, package or pins have changed
 	$(BIN)/python book/tools/execute.py $(NOTEBOOKS)
+
+tables: .venv/installed ## rebuild tables and figures of recorded runs from data/runs alone, in seconds
+	@for grid in book/training/sweeps/*.yaml; do $(BIN)/asintrovae-sweep $$grid --table || exit 1; done
+	$(BIN)/python book/tools/execute.py --force book/12_toy_results.ipynb
 
 book: setup runs chapters ## train, execute what is stale, build the book
 	$(BIN)/jupyter-book build . -W -n --keep-going -q

@@ -96,6 +96,8 @@ def refuse_misfits(configs: Sequence[RunConfig]) -> None:
             raise ParameterError(f"dataset={config.dataset!r}: an ensemble trains on {', '.join(DATASETS['points'])}; use train")
         if config.devices > 1:
             raise ParameterError(f"devices={config.devices}: an ensemble is one process; use devices=1, or train")
+        if config.compile:
+            raise ParameterError("compile=True: an ensemble is not compiled; leave it out, or use train")
         for (name, one), (_, other) in zip(shape_of(first), shape_of(config), strict=True):
             if one != other:
                 raise ParameterError(f"{name}: {one!r} and {other!r} do not fit into one ensemble; train them apart")

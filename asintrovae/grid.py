@@ -71,7 +71,7 @@ def read_grid(path: Path, run_dir: Path | None = None) -> tuple[Path, list[Point
         content, folder = load_yaml(path), path.resolve().parent
         base = str(content["run_dir"]) if run_dir is None else str(run_dir.resolve())
         notebook = str(content["notebook"])
-        return folder / base, expand(content, str(folder), notebook, base, notebook_defaults(folder / notebook))
+        return (folder / base).resolve(), expand(content, str(folder), notebook, base, notebook_defaults(folder / notebook))
     except ParameterError as error:
         raise ParameterError(f"{path}: {error}") from None
 

@@ -21,9 +21,10 @@ from test_equations import distance, of, two_posteriors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from asintrovae import ParameterError, RunConfig, evaluate, load_run, save_record, train
+from asintrovae import ParameterError, RunConfig, evaluate, load_run, save_record, sweep, train
 from asintrovae.build import OBJECTIVES
 from asintrovae.data.images import SHAPES
+from asintrovae.grid import read_grid
 from asintrovae.networks import PUBLISHED_WIDTHS, conv_autoencoder, conv_gan
 from asintrovae.objectives import Noise
 from asintrovae.training import FREE_PARAMETERS, only_learning
@@ -277,3 +278,19 @@ def test_rounding_to_bfloat16_is_at_most_one_part_in_256(generator):
     a = torch.randn(100_000, generator=generator, dtype=torch.float64).exp()
     error = ((a.bfloat16().double() - a) / a).abs().max()
     assert 0.9 * 2**-8 < error <= 2**-8
+
+
+def test_the_sweep_of_the_chapter_is_what_the_text_says(tmp_path, capsys):
+    path = tmp_path / "sweeps" / "board.yaml"
+    path.parent.mkdir()
+    path.write_text(re.search(r"```yaml\n(notebook: .*?)```", TEXT, flags=re.DOTALL)[1])
+    (tmp_path / "toy.ipynb").write_bytes((ROOT / "book" / "training" / "toy.ipynb").read_bytes())
+    _, points = read_grid(path)
+    assert f"lists the {len(points)} runs" in TEXT
+    assert "product/beta_kl=0.2/1" in [point.name for point in points]
+    with pytest.raises(SystemExit):
+        sweep.main(["--help"])
+    help_page = capsys.readouterr().out
+    options = re.findall(r"asintrovae-sweep board.yaml (--[a-z-]+)", block_with("asintrovae-sweep"))
+    assert len(options) == 3
+    assert all(option in help_page for option in options)

@@ -142,6 +142,7 @@ def test_runs_that_are_not_one_program_are_refused_before_anything_is_saved(tmp_
         ({"run_dir": first.run_dir}, "is asked for twice"),
         ({"dataset": "mnist-subset"}, "dataset='mnist-subset': an ensemble trains on 8gaussians"),
         ({"devices": 2}, "devices=2: an ensemble is one process"),
+        ({"compile": True}, "compile=True: an ensemble is not compiled"),
     ):
         other = first.model_copy(update={"run_dir": str(tmp_path / "1"), **changes})
         with pytest.raises(ParameterError, match=message):

@@ -40,6 +40,7 @@ from asintrovae.networks import (
     precise_batchnorm,
 )
 from asintrovae.objectives import Noise
+from asintrovae.objectives.base import annealed
 from asintrovae.parallel import BatchNorm2d, average_, gather, share
 from asintrovae.randomness import PURPOSES, generator_for
 from asintrovae.training import Loop
@@ -373,6 +374,15 @@ def test_average_of_the_decoder_unrolled(tmp_path):
     torch.testing.assert_close(torch.nn.utils.parameters_to_vector(loop.averages["decoder"].parameters()), expected)
     assert (expected - weights[-1]).abs().max() > 1e-4
     assert list(loop.averages) == ["decoder"]
+
+
+@equation("eq-results-annealed")
+@pytest.mark.parametrize("share", [0.3, 0.8, 1.0])
+def test_annealed_beta_kl_is_piecewise_linear(share):
+    progress = np.linspace(0, 1, 101)
+    by_hand = np.interp(progress, [0, share], [0.15, 1.5])
+    np.testing.assert_allclose([annealed(1.5, float(p), share) for p in progress], by_hand, rtol=1e-12)
+    assert {annealed(1.5, float(p), 0.0) for p in progress} == {1.5}
 
 
 @equation("eq-images-precise")

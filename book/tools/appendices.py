@@ -67,7 +67,7 @@ def runs_table(book: Path) -> str:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for when, path in made + kept:
         name = str(path.parent.relative_to(book.parent)).removeprefix("data/").removeprefix("book/")
-        setting = re.sub(r"-\d+$", "", name)
+        setting = re.sub(r"/\w+=[^/]+", "", re.sub(r"[-/]\d+$", "", name))  # a map's cells share a row
         groups.setdefault((setting, when), []).append(json.loads(path.read_text()))
     rows = [[f"`{setting}`", when, *run_cells(records)] for (setting, when), records in groups.items()]
     header = ["runs", "made", "model", "seeds", "seconds each", "status"]
@@ -79,7 +79,7 @@ def runs_table(book: Path) -> str:
 def run_cells(records: list[dict[str, Any]]) -> list[str]:
     """Cells of the runs of one setting."""
     configs = [record["config"] for record in records]
-    seconds = sorted(round(record["seconds"]) for record in records)
+    seconds = sorted({round(record["seconds"] / record.get("trained_together", 1)) for record in records})  # its share of them
 
     def all_of(values: Iterable[Any]) -> str:
         return ", ".join(dict.fromkeys(str(value) for value in values))
@@ -87,7 +87,7 @@ def run_cells(records: list[dict[str, Any]]) -> list[str]:
     return [
         all_of(f"{c['model']} on {c['dataset']}" for c in configs),
         all_of(c["seed"] for c in configs),
-        all_of(seconds) if len(seconds) == 1 else f"{seconds[0]} to {seconds[-1]}",
+        str(seconds[0]) if len(seconds) == 1 else f"{seconds[0]} to {seconds[-1]}",
         all_of(r["status"] for r in records),
     ]
 

@@ -1,0 +1,136 @@
+"""Claims of the chapter on toy results, from the recorded runs, and that these are the runs its sweeps describe."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from scipy import stats
+
+from asintrovae.data.files import embedded
+from asintrovae.grid import DONE, read_grid, state
+from asintrovae.records import load_records, load_samples
+
+SWEEPS = ROOT / "book" / "training" / "sweeps"
+SETTINGS = [f"{dataset}-c{k}" for dataset in ("8gaussians", "checkerboard") for k in (1, 2, 3)]
+MODELS = ["vae", "intro", "soft_intro", "as_intro-mean", "as_intro-product"]
+
+
+@pytest.fixture(scope="module")
+def laptop():
+    return load_records(embedded("runs/toy_laptop"))
+
+
+def scores(records, name, metric="protocol_kl"):
+    """A metric by seed of the runs that did not diverge."""
+    runs = [record for path, record in records.items() if path.rpartition("/")[0] == name]
+    return np.array([run["metrics"][metric] for run in runs if run["status"] == "finished"])
+
+
+@pytest.mark.parametrize("name", ["toy_laptop", "toy_map", "toy_ablation"])
+def test_the_runs_of_the_chapter_are_those_of_its_sweeps(name):
+    """Same parameters (state refuses others), all there, and none that no sweep asked for."""
+    run_dir, points = read_grid(SWEEPS / f"{name}.yaml")
+    assert run_dir.resolve() == embedded(f"runs/{name}")
+    assert {state(point) in DONE for point in points} == {True}
+    assert load_records(run_dir).keys() == {point.name for point in points}
+
+
+def test_records_hold_relative_folders_only():
+    for name in ("toy_laptop", "toy_map", "toy_ablation"):
+        for record in load_records(embedded(f"runs/{name}")).values():
+            assert not record["config"]["run_dir"].startswith("/")
+            assert record["config"]["data_dir"] is None
+
+
+def printed(words):
+    """The output of the chapter's cell that prints these words."""
+    cells = json.loads((ROOT / "book" / "12_toy_results.ipynb").read_text())["cells"]
+    texts = ["".join(output.get("text", "")) for cell in cells for output in cell.get("outputs", [])]
+    (text,) = [text for text in texts if words in text]
+    return text
+
+
+def judged(d):
+    clear = abs(d.mean()) > 2 * d.std(ddof=1)
+    return "held" if clear and (d > 0).all() else "did not hold" if clear and (d < 0).all() else "undecided"
+
+
+def test_verdicts_follow_the_rule(laptop):
+    """What the chapter's table of verdicts prints, computed from the records by numpy."""
+    rows = re.findall(r"^(\S+-c\d)\s+(mean|product)\b.*  (\S.*); (\S.*)$", printed("log ratios"), flags=re.MULTILINE)
+    assert len(rows) == 12
+    for setting, kernel, *said in rows:
+        for verdict, metric in zip(said, ("protocol_kl", "protocol_jsd"), strict=True):
+            one, other = (scores(laptop, f"{setting}/{model}", metric) for model in ("soft_intro", f"as_intro-{kernel}"))
+            assert len(one) == len(other) == 5
+            assert verdict == judged(np.log(one) - np.log(other)) == "undecided"
+    assert judged(np.array([1.0, 1.1, 0.9])) == "held"
+    assert judged(-np.array([1.0, 1.1, 0.9])) == "did not hold"
+
+
+def test_no_run_diverged_and_none_of_as_intro_reaches_the_published_scores(laptop):
+    assert {record["status"] for record in laptop.values()} == {"finished"}
+    published = {"c1": 3.4, "c2": 1.3, "c3": 2.0}
+    for c, score in published.items():
+        for kernel in ("mean", "product"):
+            assert scores(laptop, f"8gaussians-{c}/as_intro-{kernel}").min() > 1.5 * score
+
+
+def test_mode_counts_of_the_text(laptop):
+    for model in ("soft_intro", "as_intro-mean", "as_intro-product"):
+        for c in ("c1", "c3"):
+            assert (scores(laptop, f"8gaussians-{c}/{model}", "modes_found") == 8).all()
+            KL = scores(laptop, f"8gaussians-{c}/{model}")
+            assert 2.5 < KL.max() / KL.min() < 7.5
+        assert set(scores(laptop, f"8gaussians-c2/{model}", "modes_found")) <= {2, 3, 4, 5}
+
+
+def test_the_ablation_needs_the_kl_divergence_and_not_the_distance(laptop):
+    ablation = load_records(embedded("runs/toy_ablation"))
+    assert scores(ablation, "c0").min() > 200
+    assert set(scores(ablation, "c0.5", "modes_found")) >= {2, 8}
+    annealed = [scores(ablation, name, "modes_found") for name in ("no-distance", "squash", "pairing-real", "estimator-u")]
+    assert (np.stack(annealed) == 8).all()
+    mixed = scores(laptop, "8gaussians-c1/as_intro-mean")
+    for name in ("no-distance", "squash", "kernel-prior", "pairing-real", "estimator-u"):
+        change = scores(ablation, name)
+        assert abs(change.mean() - mixed.mean()) < np.hypot(change.std(ddof=1), mixed.std(ddof=1)), name
+
+
+def test_the_map_says_annealing_and_not_the_distance():
+    runs = load_records(embedded("runs/toy_map")).values()
+    forms = {"soft_intro": ("soft_intro", 0.0), "as_intro": ("as_intro", 0.0)}
+    forms |= {f"{name}-annealed": (name, 0.8) for name in ("soft_intro", "as_intro")}
+
+    def of(form):
+        found = {(r["config"]["beta_kl"], r["config"]["beta_neg"]): r["metrics"] for r in runs if key(r) == forms[form]}
+        assert len(found) == 64
+        return [found[cell] for cell in sorted(found)]
+
+    def key(record):
+        return record["config"]["model"], record["config"]["kl_annealing"]
+
+    def alone(one, other):
+        pairs = [(a["modes_found"] == 8, b["modes_found"] == 8) for a, b in zip(of(one), of(other), strict=True)]
+        return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+
+    assert alone("as_intro", "soft_intro") == (7, 4)
+    assert alone("as_intro-annealed", "soft_intro-annealed") == (4, 5)
+    assert alone("soft_intro-annealed", "soft_intro") == (13, 1)
+    assert alone("as_intro-annealed", "as_intro") == (9, 1)
+    assert stats.binomtest(7, 11).pvalue > 0.05 > stats.binomtest(9, 10).pvalue > stats.binomtest(13, 14).pvalue
+
+
+def test_recorded_pictures_are_those_of_the_scores(laptop):
+    """The 2,000 kept points of 8 Gaussians reach about the modes that were counted among all 5,000."""
+    for setting in SETTINGS[:3]:
+        for model in MODELS:
+            record = laptop[f"{setting}/{model}/0"]
+            points = load_samples(embedded("runs/toy_laptop") / setting / model / "0").numpy()
+            angles = np.arange(8) * np.pi / 4
+            centers = np.sqrt(2) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+            near = np.linalg.norm(points[:, None] - centers, axis=2) < 0.2
+            found = (near.sum(0) >= 0.25 * len(points) / 8).sum()
+            assert abs(int(found) - record["metrics"]["modes_found"]) <= 1, (setting, model)
