@@ -90,16 +90,6 @@ def test_the_order_of_the_files_matters(tmp_path):
     assert injected(tmp_path / "out.ipynb").ema == 0.999
 
 
-def test_independent_runs_in_tiny_form(tmp_path):
-    tiny = json.dumps({**TINY, "widths": [4]})
-    block = block_with("for seed").replace("0 1 2", "0 1").replace("out-", f"{tmp_path}/out-").replace("runs/", f"{tmp_path}/")
-    bash(block.replace("  -p seed", f"  -y '{tiny}' -p seed"))
-    runs = [load_run(tmp_path / f"c1-{seed}") for seed in (0, 1)]
-    assert [run.config.seed for run in runs] == [0, 1]
-    assert {run.config.beta_neg for run in runs} == {0.9}  # from the file of C1
-    assert runs[0].history != runs[1].history
-
-
 def test_your_own_images_in_tiny_form(tmp_path):
     from PIL import Image
 
@@ -280,14 +270,21 @@ def test_rounding_to_bfloat16_is_at_most_one_part_in_256(generator):
     assert 0.9 * 2**-8 < error <= 2**-8
 
 
-def test_the_sweep_of_the_chapter_is_what_the_text_says(tmp_path, capsys):
-    path = tmp_path / "sweeps" / "board.yaml"
-    path.parent.mkdir()
-    path.write_text(re.search(r"```yaml\n(notebook: .*?)```", TEXT, flags=re.DOTALL)[1])
-    (tmp_path / "toy.ipynb").write_bytes((ROOT / "book" / "training" / "toy.ipynb").read_bytes())
-    _, points = read_grid(path)
+def test_the_sweep_of_the_chapter_in_tiny_form(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = re.search(r"```yaml\n(notebook: .*?)```", TEXT, flags=re.DOTALL)[1]
+    tiny = "iterations: 6, warmup: 1, widths: [4], batch_size: 8, evaluation_samples: 20, device: cpu"
+    assert "iterations: 4000" in text
+    path = tmp_path / "book" / "training" / "sweeps" / "board.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text.replace("iterations: 4000", tiny))
+    (path.parent.parent / "toy.ipynb").write_bytes((ROOT / "book" / "training" / "toy.ipynb").read_bytes())
+    run_dir, points = read_grid(path)
+    assert run_dir == tmp_path / "runs" / "board"
     assert f"lists the {len(points)} runs" in TEXT
     assert "product/beta_kl=0.2/1" in [point.name for point in points]
+    assert sweep.main([str(path), "--ensemble"]) == 0
+    assert f"{len(points)} rows" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         sweep.main(["--help"])
     help_page = capsys.readouterr().out
