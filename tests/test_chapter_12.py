@@ -44,6 +44,20 @@ def test_records_hold_relative_folders_only():
             assert record["config"]["data_dir"] is None
 
 
+def test_the_published_numbers_are_those_of_the_chapter_on_measures():
+    """Typed in two chapters; they must not come apart."""
+    measures = (ROOT / "book" / "src" / "08_measures.md").read_text()
+    rows = re.findall(r"^\| (8 Gaussians|checkerboard|) ?\| (C\d) \| (.*?) \|$", measures, flags=re.MULTILINE)
+    there = [[cell.strip() for cell in row[2].split("|")][:4] for row in rows]
+    source = (ROOT / "book" / "src" / "12_toy_results.md").read_text()
+    block = re.search(r"^published = \{.*?^\}", source, flags=re.DOTALL | re.MULTILINE)[0]
+    found = {"NaN": float("nan")}
+    exec(block, found)
+    here = [["NaN" if kl != kl else f"{kl} / {jsd}" for kl, jsd in row] for row in found["published"].values()]
+    assert len(here) == 6
+    assert here == there
+
+
 def printed(words):
     """The output of the chapter's cell that prints these words."""
     cells = json.loads((ROOT / "book" / "12_toy_results.ipynb").read_text())["cells"]
