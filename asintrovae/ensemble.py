@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm.auto import tqdm
 
 from asintrovae.build import build_data, build_model, build_objective
 from asintrovae.checkpoint import Checkpoint, all_finite, collect, load_checkpoint, restore, save_checkpoint
@@ -30,7 +29,6 @@ from asintrovae.training import (
     describe,
     draw_steps,
     evaluated_weights,
-    every,
     refuse_another_run,
 )
 
@@ -56,6 +54,8 @@ def train_ensemble(configs: Sequence[RunConfig]) -> list[TrainingResult]:
     """
     configs = list(configs)
     refuse_misfits(configs)
+    if configs[0].threads is not None:
+        torch.set_num_threads(configs[0].threads)
     checkpoints = [load_checkpoint(Path(config.run_dir)) for config in configs]
     begun = [checkpoint.meta["iteration"] if checkpoint else 0 for checkpoint in checkpoints]
     results: dict[int, TrainingResult] = {}
@@ -63,7 +63,8 @@ def train_ensemble(configs: Sequence[RunConfig]) -> list[TrainingResult]:
         members = [k for k, iteration in enumerate(begun) if iteration == start]
         loop = EnsembleLoop([configs[k] for k in members])
         loop.resume_from([checkpoints[k] for k in members])
-        loop.run()
+        loop.prefetch()
+        loop.run(f"{loop.config.model} × {len(members)}")
         results |= dict(zip(members, loop.results, strict=True))
     return [results[k] for k in range(len(configs))]
 
@@ -146,7 +147,7 @@ class StackedObjective:
         self.objective, self.called = objectives[0], _Called(model)
         columns = {field.name: [getattr(o, field.name) for o in objectives] for field in dataclasses.fields(self.objective)}
         device = next(model.parameters()).device
-        # What all share stays a number: at c = 1, for one, the loss then saves the backward pass of D.
+        # What all share stays a number: at c = 1, for one, D is then not evaluated.
         self.weights = {name: torch.tensor(c, device=device) for name, c in columns.items() if len(set(c)) > 1}
 
     @property
@@ -185,25 +186,6 @@ class EnsembleLoop(Loop):
         )  # type: ignore[assignment]
         self.results = [TrainingResult(members=len(configs)) for _ in configs]
         self.prefetched: Iterator[list[tuple[Tensor, Noise]]] | None = None
-
-    def run(self) -> None:
-        """Train to the end, as `train` does."""
-        config = self.config
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        self.prefetch()
-        bar = tqdm(range(self.start, config.iterations), initial=self.start, total=config.iterations)
-        bar.set_description(f"{config.model} × {len(self.configs)}")
-        for i in bar:
-            terms = self.iterate(i)
-            self.watch.note(i, terms)
-            log, save = (every(i + 1, step, config.iterations) for step in (config.log_every, config.checkpoint_every))
-            if (log or save) and self.diverged():
-                break
-            if log:
-                self.log(i + 1, terms)
-            if save:
-                self.save(i + 1)
 
     @property
     def running(self) -> list[int]:

@@ -94,18 +94,7 @@ def train(model: nn.Module, objective: Objective, data: Data, config: RunConfig)
     loop = Loop(model, objective, data, config)
     loop.resume()
     model.train()
-    done, total, silent = loop.start, config.iterations, world()[0] > 0
-    bar = tqdm(range(done, total), initial=done, total=total, desc=config.model, disable=silent)
-    for i in bar:
-        terms = loop.iterate(i)
-        loop.watch.note(i, terms)
-        log, save = (every(i + 1, step, config.iterations) for step in (config.log_every, config.checkpoint_every))
-        if (log or save) and loop.diverged():
-            break
-        if log:
-            loop.log(i + 1, terms)
-        if save and not loop.save(i + 1):
-            break
+    loop.run(config.model)
     evaluated_weights(model, config)
     return loop.result
 
@@ -159,6 +148,20 @@ class Loop:
             self.warmup_end = config.warmup_iterations()
         self.start, self.result, self.watch = 0, TrainingResult(), FiniteWatch()
         self.run_dir, self.clock = Path(config.run_dir), time.monotonic()
+
+    def run(self, name: str) -> None:
+        """Iterate to the end, log and save when it is due; stops early where the run has diverged."""
+        start, total, silent = self.start, self.config.iterations, world()[0] > 0
+        for i in tqdm(range(start, total), initial=start, total=total, desc=name, disable=silent):
+            terms = self.iterate(i)
+            self.watch.note(i, terms)
+            log, save = (every(i + 1, step, total) for step in (self.config.log_every, self.config.checkpoint_every))
+            if (log or save) and self.diverged():
+                break
+            if log:
+                self.log(i + 1, terms)
+            if save and not self.save(i + 1):
+                break
 
     def iterate(self, i: int) -> dict[str, Tensor]:
         """Iteration i: every phase in order. Returns loss and terms as <phase>.<term>, scalars still on the device.
