@@ -1,13 +1,18 @@
 """From the parameters of a run to its objects."""
 
 import dataclasses
+import math
+import os
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
-from asintrovae.config import RunConfig
-from asintrovae.data import DENSITIES, ImageData, ToyData, load_images, toy_density
-from asintrovae.networks import GAN, Autoencoder, conv_autoencoder, conv_gan, mlp_autoencoder, mlp_gan
+from asintrovae.config import ParameterError, RunConfig
+from asintrovae.data import DENSITIES, ImageData, ToyData, example_shape, load_images, toy_density
+from asintrovae.networks import GAN, Autoencoder, conv_autoencoder, conv_gan, mlp_autoencoder, mlp_gan, smallest_grid
 from asintrovae.objectives import VAE, WGANGP, ASIntroVAE, IntroVAE, Objective, SoftIntroVAE
+from asintrovae.parallel import world
 from asintrovae.randomness import generator_for
 
 OBJECTIVES: dict[str, type] = {
@@ -22,25 +27,37 @@ OBJECTIVES: dict[str, type] = {
 def build_data(config: RunConfig) -> ToyData | ImageData:
     """The data set of the run, batches on its device.
 
-    Raises FileNotFoundError where its files are missing, ValueError for unreadable ones with config.strict_images.
+    Raises FileNotFoundError where its files are missing, ValueError for unreadable ones with config.strict_images, and
+    ParameterError where run_dir is a file or below one.
     """
     device = config.torch_device()
+    refuse_file(config.run_dir)
     if config.dataset in DENSITIES:
         return ToyData(toy_density(config.dataset), config.batch_size, config.seed, device)
     return load_images(config, device)
 
 
 def build_model(config: RunConfig, shape: tuple[int, ...]) -> Autoencoder | GAN:
-    """Freshly initialised networks for examples of this shape, on the device of the run; the seed fixes the weights."""
+    """Freshly initialised networks for examples of this shape, on the device of the run; the seed fixes the weights.
+
+    Raises ParameterError for widths that do not fit the shape, or whose weights alone exceed the memory.
+    """
+    if len(shape) == 3 and smallest_grid(shape, config.widths)[1:] == (1, 1) and config.batch_size == 1:
+        raise ParameterError(f"batch_size=1 leaves BatchNorm nothing to average: widths={config.widths} halve the image to 1x1")
+    device = config.torch_device()
     with torch.random.fork_rng(devices=[]):
+        refuse_too_large({sizes(config): weights(config, shape)}, device)
         torch.manual_seed(generator_for(config.seed, "init").initial_seed())
-        if len(shape) == 1:
-            build = mlp_gan if config.model == "wgan_gp" else mlp_autoencoder
-            model: Autoencoder | GAN = build(shape[0], config.latent_dim, config.widths)
-        else:
-            build_conv = conv_gan if config.model == "wgan_gp" else conv_autoencoder
-            model = build_conv(shape, config.latent_dim, config.widths)
-    return model.to(config.torch_device())
+        return new_model(config, shape).to(device)
+
+
+def new_model(config: RunConfig, shape: tuple[int, ...]) -> Autoencoder | GAN:
+    """Networks for examples of this shape, on torch's default device, initialised by its default generator."""
+    if len(shape) == 1:
+        build = mlp_gan if config.model == "wgan_gp" else mlp_autoencoder
+        return build(shape[0], config.latent_dim, config.widths)
+    build_conv = conv_gan if config.model == "wgan_gp" else conv_autoencoder
+    return build_conv(shape, config.latent_dim, config.widths)
 
 
 def build_objective(config: RunConfig) -> Objective:
@@ -48,3 +65,63 @@ def build_objective(config: RunConfig) -> Objective:
     objective = OBJECTIVES[config.model]
     parameters = {field.name: getattr(config, field.name) for field in dataclasses.fields(objective)}
     return objective(**parameters)  # type: ignore[no-any-return]
+
+
+def refuse_file(run_dir: str) -> None:
+    """Raise ParameterError where a file stands in the place of run_dir or of a folder above it."""
+    for path in (Path(run_dir), *Path(run_dir).parents):
+        if path.exists():
+            if not path.is_dir():
+                raise ParameterError(f"run_dir={run_dir!r}: {str(path)!r} is a file, a run needs a folder; choose another run_dir")
+            return
+
+
+def refuse_giant(config: RunConfig) -> None:
+    """Raise ParameterError for a run that certainly needs more memory than there is, before any of it is asked for.
+
+    Counted are the weights with their gradients and Adam's moments, one batch with its noise and first activations, the
+    Gram matrix of the AS-Distance, and for processes on the CPU what torch itself takes. A run takes several times as much.
+    """
+    shape, device = example_shape(config), config.torch_device()
+    processes = config.devices if device.type == "cpu" and world()[1] == 1 else 1
+    share = config.batch_size // config.devices
+    example = math.prod(shape) + 4 * config.latent_dim + config.widths[0] * math.prod(shape[1:])
+    gram = config.batch_size**2 if config.model == "as_intro" and config.c != 1 else 0
+    needs = {
+        sizes(config): 4 * processes * weights(config, shape),
+        f"batch_size={config.batch_size}": processes * (share * example + gram),
+        f"devices={config.devices}": 50_000_000 * processes,
+    }
+    refuse_too_large(needs, device)
+
+
+def refuse_too_large(needs: dict[str, int], device: torch.device) -> None:
+    """Raise ParameterError, naming the largest, where parts of a run need more than the device holds. needs: part -> floats."""
+    needed, available = 4 * sum(needs.values()), memory(device)
+    if needed > available:
+        part = max(needs, key=lambda name: needs[name])
+        what = f"{part}: the run needs more than {needed / 2**30:.0f} GiB of memory"
+        raise ParameterError(f"{what}, {device.type} has {available / 2**30:.0f}; make it smaller")
+
+
+def sizes(config: RunConfig) -> str:
+    """The parameters that say how many weights there are."""
+    return f"widths={config.widths}, latent_dim={config.latent_dim}"
+
+
+def weights(config: RunConfig, shape: tuple[int, ...]) -> int:
+    """Number of weights for examples of this shape; none of them is made."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in new_model(config, shape).parameters())
+
+
+def memory(device: torch.device) -> float:
+    """Bytes of memory of a device, of the container where it has less; infinite where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    found = math.inf
+    with suppress(AttributeError, ValueError, OSError):
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # "max" where there is no limit
+        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return found

@@ -1,16 +1,19 @@
 """Every parameter of a run, in one place, validated before anything else happens."""
 
 import difflib
+import re
+import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self
 
 ModelName = Literal["vae", "intro", "soft_intro", "as_intro", "wgan_gp"]
 PointsName = Literal["8gaussians", "25gaussians", "checkerboard", "2spirals", "rings"]
 ImagesName = Literal["mnist-subset", "mnist", "cifar10", "celeba128", "celeba256", "pet128", "flowers128", "folder"]
+DatasetName = Literal[PointsName, ImagesName]
 DATASETS = {"points": get_args(PointsName), "images": get_args(ImagesName)}
 """Names of the data sets, by kind."""
 
@@ -19,15 +22,31 @@ class ParameterError(ValueError):
     """A parameter that does not exist or does not fit; its message is one line."""
 
 
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):  # Python takes True for 1, a typing error in a parameter file
-        raise ValueError("must be a number, not true or false")
+def _number(value: Any) -> Any:
+    if isinstance(value, (bool, bytes)):  # Python takes True for 1, a typing error in a parameter file
+        raise ValueError("must be a number, not bytes" if isinstance(value, bytes) else "must be a number, not true or false")
     return value
 
 
-Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10**9)]
-Weight = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1e9)]
-Decay = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1)]
+def _list(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)):  # a set has no order, and a generator may have no end
+        raise ValueError("must be a list, such as [128, 128]")
+    return value
+
+
+def _path(value: str) -> str:
+    if "\0" in value or any(len(part.encode()) > 255 for part in value.split("/")):
+        raise ValueError("is no path: NUL is not allowed, nor is a name of more than 255 bytes")
+    return value
+
+
+Number = BeforeValidator(_number)
+Count = Annotated[int, Number, Field(ge=1, le=10**9)]
+Size = Annotated[int, Number, Field(ge=1, le=2**16)]
+Weight = Annotated[float, Number, Field(ge=0, le=1e9)]
+Share = Annotated[float, Number, Field(ge=0, le=1)]
+Decay = Annotated[float, Number, Field(ge=0, lt=1)]
+PathName = Annotated[str, Field(strict=True, min_length=1, max_length=1000), AfterValidator(_path)]
 
 
 class RunConfig(BaseModel):
@@ -41,56 +60,58 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     model: ModelName = "as_intro"
-    dataset: PointsName | ImagesName = "8gaussians"
-    data_dir: str | None = None
+    dataset: DatasetName = "8gaussians"
+    data_dir: PathName | None = None
     download: bool = False
-    resolution: Count = 128
+    resolution: Annotated[int, Number, Field(ge=8, le=4096)] = 128
     mirror: bool = False
     strict_images: bool = False
-    workers: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=256)] | None = None
-    latent_dim: Count = 2
-    widths: Annotated[tuple[Count, ...], Field(min_length=1, max_length=16)] = (128, 128)
+    workers: Annotated[int, Number, Field(ge=0, le=256)] | None = None
+    latent_dim: Size = 2
+    widths: Annotated[tuple[Size, ...], BeforeValidator(_list), Field(min_length=1, max_length=16)] = (128, 128)
     beta_rec: Weight = 0.2
     beta_kl: Weight = 0.3
     beta_neg: Weight = 0.9
-    alpha: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1e6)] = 2.0
+    alpha: Annotated[float, Number, Field(ge=1e-6, le=1e6)] = 2.0
     gamma_r: Weight = 1e-8
     margin: Weight = 10.0
-    kl_annealing: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)] = 0.0
+    kl_annealing: Share = 0.0
     kernel: Literal["mean", "product", "prior"] = "mean"
     estimator: Literal["v", "u"] = "v"
     pairing: Literal["reconstructed", "real"] = "reconstructed"
     squash: bool = False
     distance_weight: Weight = 1.0
-    c: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)] | None = None
+    c: Share | None = None
     gradient_penalty: Weight = 10.0
-    critic_steps: Count = 5
+    critic_steps: Annotated[int, Number, Field(ge=1, le=1000)] = 5
     iterations: Count = 8000
-    warmup: Annotated[int, BeforeValidator(_no_bool), Field(ge=0)] | None = None
-    batch_size: Count = 256
-    learning_rate: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)] = 1e-3
-    adam_betas: tuple[Decay, Decay] = (0.9, 0.999)
-    milestones: tuple[Count, ...] = ()
+    warmup: Annotated[int, Number, Field(ge=0, le=10**9)] | None = None
+    batch_size: Annotated[int, Number, Field(ge=1, le=2**20)] = 256
+    learning_rate: Annotated[float, Number, Field(gt=0, le=1)] = 1e-3
+    adam_betas: Annotated[tuple[Decay, Decay], BeforeValidator(_list)] = (0.9, 0.999)
+    milestones: Annotated[tuple[Count, ...], BeforeValidator(_list), Field(max_length=1000)] = ()
     ema: Decay = 0.0
-    seed: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**63)] = 0
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
-    devices: Count = 1
+    seed: Annotated[int, Number, Field(ge=0, lt=2**63)] = 0
+    device: Annotated[str, Field(strict=True, pattern=r"^(auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?)$")] = "auto"
+    devices: Annotated[int, Number, Field(ge=1, le=1024)] = 1
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     channels_last: bool = False
     compile: bool = False
-    threads: Count | None = None
-    evaluation_samples: Count = 5000
+    threads: Annotated[int, Number, Field(ge=1, le=1024)] | None = None
+    evaluation_samples: Annotated[int, Number, Field(ge=2, le=10**7)] = 5000
     feature_network: Literal["mnist-classifier", "inception"] | None = None
-    fid_weights: str | None = None
+    fid_weights: PathName | None = None
     log_every: Count = 100
     checkpoint_every: Count = 1000
-    run_dir: Annotated[str, Field(min_length=1)] = "runs/toy"
+    run_dir: PathName = "runs/toy"
 
     def __init__(self, **parameters: Any) -> None:
         try:
             super().__init__(**parameters)
         except ValidationError as error:
-            raise ParameterError("; ".join(_in_one_line(dict(problem)) for problem in error.errors())) from None
+            problems = [_in_one_line(dict(problem)) for problem in error.errors(include_url=False)]
+            more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
+            raise ParameterError("; ".join(problems[:10] + more)) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -133,7 +154,7 @@ class RunConfig(BaseModel):
         """Parameters from the variables of a notebook, as its `parameters` cell and papermill leave them.
 
         Call it as `RunConfig.from_namespace(globals())`: besides the known names every variable that holds text, a
-        number, None or a list is taken for a parameter, so that a misspelt one is noticed; names with a leading
+        number, None, a list or a mapping is taken for a parameter, so that a misspelt one is noticed; names with a leading
         underscore are the notebook's own. kind: "points" or "images", the data sets the notebook can draw; None is any.
         """
         config = cls(**{name: value for name, value in namespace.items() if _is_parameter(name, value)})
@@ -153,7 +174,10 @@ class RunConfig(BaseModel):
         available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
         if not available[name.split(":")[0]]:
             raise ParameterError(f"device={name!r}: this machine has none; use device='auto' or 'cpu'")
-        return torch.device(name)
+        device, count = torch.device(name), torch.cuda.device_count()
+        if device.type == "cuda" and (device.index or 0) >= count:
+            raise ParameterError(f"device={name!r}: this machine has {count} GPUs, counted from cuda:0; use device='auto'")
+        return device
 
 
 def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,8 +186,8 @@ def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_parameter(name: str, value: Any) -> bool:
-    plain = isinstance(value, (str, int, float, list, tuple)) or value is None
-    own = name.startswith("_") or name == "In"  # In: IPython's list of inputs
+    plain = isinstance(value, (str, bytes, int, float, list, tuple, dict, set)) or value is None
+    own = name.startswith("_") or name in ("In", "Out")  # IPython's
     return name in RunConfig.model_fields or (plain and not own)
 
 
@@ -171,9 +195,23 @@ def _in_one_line(problem: dict[str, Any]) -> str:
     """One line for one of pydantic's errors."""
     if not problem["loc"]:  # from _consistent, which names its parameters itself
         return str(problem["ctx"]["error"])
-    name, value = str(problem["loc"][0]), problem["input"]
+    name, value = str(problem["loc"][0]), short(problem["input"])
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, RunConfig.model_fields, n=1, cutoff=0.0)
-        return f"unknown parameter {name!r} (value {value!r}); did you mean {near[0]!r}?"
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    return f"{name}={value!r}: {message}"
+        near = difflib.get_close_matches(name[:100], RunConfig.model_fields, n=1, cutoff=0.0)
+        return f"unknown parameter {short(name)} (value {value}); did you mean {near[0]!r}?"
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should").replace("Field required", "too short")
+    return f"{name}={value}: {message}"
+
+
+_shortened = reprlib.Repr()
+_shortened.maxlevel, _shortened.maxlist, _shortened.maxtuple, _shortened.maxstring, _shortened.maxother = 2, 16, 16, 100, 100
+
+
+def short(value: Any) -> str:
+    """repr of a value in one line of at most 200 characters, whatever it is."""
+    try:
+        text = _shortened.repr(value)
+    except Exception:  # an integer of thousands of digits has no repr, and an object's own may fail
+        text = f"<{type(value).__name__}>"
+    text = re.sub(r"\s*\n\s*", " ", text)
+    return text if len(text) <= 200 else f"{text[:197]}..."

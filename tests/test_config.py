@@ -29,7 +29,7 @@ from asintrovae import ParameterError, RunConfig
             {"estimator": "u", "batch_size": 1},
             "estimator='u' needs batch_size of at least 2, got batch_size=1; use estimator='v'",
         ),
-        ({"device": "gpu"}, "device='gpu': String should match pattern '^(auto|cpu|mps|cuda(:\\d+)?)$'"),
+        ({"device": "gpu"}, "device='gpu': String should match pattern '^(auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?)$'"),
     ],
 )
 def test_bad_parameters_fail_in_one_line(parameters, message):
@@ -73,3 +73,11 @@ def test_warmup_defaults_to_a_sixteenth():
 def test_a_missing_device_is_refused():
     with pytest.raises(ParameterError, match="device='cuda': this machine has none"):
         RunConfig(device="cuda").torch_device()
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [RunConfig(device=name).torch_device().index for name in ("cuda", "cuda:0", "cuda:1", "auto")] == [None, 0, 1, None]
+    with pytest.raises(ParameterError, match="device='cuda:2': this machine has 2 GPUs, counted from cuda:0; use device='auto'"):
+        RunConfig(device="cuda:2").torch_device()
