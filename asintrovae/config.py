@@ -199,7 +199,9 @@ def _in_one_line(problem: dict[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name[:100], RunConfig.model_fields, n=1, cutoff=0.0)
         return f"unknown parameter {short(name)} (value {value}); did you mean {near[0]!r}?"
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should").replace("Field required", "too short")
+    message = (
+        problem["msg"].removeprefix("Value error, ").replace("Input should", "should").replace("Field required", "too short")
+    )
     return f"{name}={value}: {message}"
 
 

@@ -4,6 +4,7 @@ import ast
 import difflib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from asintrovae.checkpoint import load_checkpoint
-from asintrovae.config import ParameterError, RunConfig, with_defaults
+from asintrovae.config import ParameterError, RunConfig, short, with_defaults
 from asintrovae.data.files import write_atomically
 from asintrovae.training import FREE_PARAMETERS
 
 KEYS = ("notebook", "run_dir", "fixed", "axes", "seeds")
 COLUMNS = ("seed", "status", "diverged_iteration", "diverged_term", "seconds", "code", "torch", "device")
 DONE = ("finished", "diverged")
+TABLES = ("table.csv", "table.parquet")
+LARGEST_FILE, LARGEST_GRID = 2**20, 10**5
+"""Bytes of a YAML file and points of a grid beyond which it is refused."""
 EVALUATED = {"evaluation_samples", "feature_network"}  # free while a run trains, but a record's metrics depend on them
 
 
@@ -69,9 +73,10 @@ def read_grid(path: Path, run_dir: Path | None = None) -> tuple[Path, list[Point
     """
     try:
         content, folder = load_yaml(path), path.resolve().parent
-        base = str(content["run_dir"]) if run_dir is None else str(run_dir.resolve())
-        notebook = str(content["notebook"])
-        return (folder / base).resolve(), expand(content, str(folder), notebook, base, notebook_defaults(folder / notebook))
+        base = content["run_dir"] if run_dir is None else str(run_dir.resolve())
+        notebook = content["notebook"]
+        points = expand(content, str(folder), notebook, base, notebook_defaults(folder / notebook))
+        return (folder / base).resolve(), points
     except ParameterError as error:
         raise ParameterError(f"{path}: {error}") from None
 
@@ -82,7 +87,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """YAML's last of two equal keys would win in silence."""
+        """Refuses what YAML would take in silence: equal keys, of which the last wins, and nodes that stand for others."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys: list[Any] = []
@@ -92,25 +97,39 @@ def load_yaml(path: Path) -> dict[str, Any]:
                 keys.append(key.value)
             return super().construct_mapping(node, deep)
 
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):  # a few lines of them can stand for billions of values
+                event = self.peek_event()
+                raise yaml.MarkedYAMLError(problem=f"alias *{event.anchor}; write out what it is", problem_mark=event.start_mark)
+            return super().compose_node(parent, index)
+
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ParameterError(f"cannot be read: {' '.join(str(error).split())}") from None
+        with path.open("rb") as file:
+            text = file.read(LARGEST_FILE + 1).decode()
+        if len(text) > LARGEST_FILE:
+            raise ValueError(f"it has more than {LARGEST_FILE} bytes, which no grid needs")
+        content = Loader(text).get_single_data()
+    except Exception as error:  # values that are not what their tag says make the constructors raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ParameterError(f"cannot be read: {reason[:500]}") from None
     content = mapping("the file", content)
     known("key", content, KEYS)
     for key in ("notebook", "run_dir", "seeds"):
         if not content.get(key):
             raise ParameterError(f"key {key!r} is missing or empty; a grid needs notebook, run_dir and seeds")
+    for key in ("notebook", "run_dir"):
+        if not isinstance(content[key], str):
+            raise ParameterError(f"{key}={short(content[key])} must be text, a path that counts from the grid's folder")
     return content
 
 
 def mapping(what: str, value: Any) -> dict[str, Any]:
     """The value, if it is a mapping with text for keys."""
     if not isinstance(value, dict):
-        raise ParameterError(f"{what} must be a mapping, name: value, got {value!r}")
+        raise ParameterError(f"{what} must be a mapping, name: value, got {short(value)}")
     for key in value:
         if not isinstance(key, str):
-            raise ParameterError(f"{what}: {key!r} must be text; put it in quotes")
+            raise ParameterError(f"{what}: {short(key)} must be text; put it in quotes")
     return value
 
 
@@ -119,20 +138,31 @@ def known(what: str, names: Iterable[str], valid: Iterable[str]) -> None:
     valid = list(valid)
     for name in names:
         if name not in valid:
-            near = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)
-            raise ParameterError(f"unknown {what} {name!r}; did you mean {near[0]!r}?")
+            near = difflib.get_close_matches(name[:100], valid, n=1, cutoff=0.0)
+            raise ParameterError(f"unknown {what} {short(name)}; did you mean {near[0]!r}?")
 
 
 def notebook_defaults(notebook: Path) -> dict[str, Any]:
     """Parameters of a training notebook with their defaults."""
     with extra():
         from papermill import inspect_notebook
-    if not notebook.is_file():
-        raise ParameterError(f"notebook: no file {str(notebook)!r}; its path counts from the grid's folder")
+    if not exists(notebook):
+        raise ParameterError(f"notebook: no file {short(str(notebook))}; its path counts from the grid's folder")
     try:
         return {name: ast.literal_eval(found["default"]) for name, found in inspect_notebook(str(notebook)).items()}
-    except (ValueError, SyntaxError) as error:
-        raise ParameterError(f"notebook: the parameters of {str(notebook)!r} cannot be read ({error})") from None
+    except Exception as error:  # what is no notebook fails in as many ways as there are files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ParameterError(
+            f"notebook: the parameters of {str(notebook)!r} cannot be read ({reason[:200]}); name a training notebook"
+        ) from None
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file; of a path that no file can have, too."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def expand(content: Mapping[str, Any], folder: str, notebook: str, base: str, defaults: dict[str, Any]) -> list[Point]:
@@ -141,8 +171,11 @@ def expand(content: Mapping[str, Any], folder: str, notebook: str, base: str, de
     axes = {axis: labels_of(axis, values) for axis, values in mapping("axes", content.get("axes") or {}).items()}
     refuse_twice({"fixed": set(fixed)} | {f"axis {axis!r}": set().union(*found.values()) for axis, found in axes.items()})
     threads = {} if defaults.get("threads") else {"threads": 1}  # as many workers as cores: more would wait for each other
+    seeds = checked_seeds(content["seeds"])
+    if (count := math.prod(map(len, axes.values())) * len(seeds)) > LARGEST_GRID:
+        raise ParameterError(f"the axes and seeds make {count} points, more than {LARGEST_GRID}; make several grids of it")
     points = []
-    for labels, seed in itertools.product(itertools.product(*axes.values()), checked_seeds(content["seeds"])):
+    for labels, seed in itertools.product(itertools.product(*axes.values()), seeds):
         chosen = dict(zip(axes, labels, strict=True))
         parameters = {**threads, **fixed, "seed": seed, "run_dir": "/".join([base, *labels, str(seed)])}
         for axis, label in chosen.items():
@@ -151,7 +184,7 @@ def expand(content: Mapping[str, Any], folder: str, notebook: str, base: str, de
         try:
             point.config  # noqa: B018 (it is checked when it is made)
         except ParameterError as error:
-            where = ", ".join(f"axis {axis!r} at {label!r}" for axis, label in chosen.items())
+            where = ", ".join(f"axis {axis!r} at {label!r}" for axis, label in chosen.items()) or f"seed {seed}"
             raise ParameterError(f"{where}: {error}") from None
         points.append(point)
     return points
@@ -159,7 +192,9 @@ def expand(content: Mapping[str, Any], folder: str, notebook: str, base: str, de
 
 def labels_of(axis: str, values: Any) -> dict[str, dict[str, Any]]:
     """label -> parameters of one axis; a list of values is labelled by itself."""
-    what = f"axis {axis!r}"
+    what = f"axis {short(axis)}"
+    if not axis.isprintable() or not 0 < len(axis) <= 100:
+        raise ParameterError(f"{what} must have a name of 1 to 100 printable characters, since it names a column; rename it")
     if axis in COLUMNS:
         raise ParameterError(f"{what}: the table has a column of that name; rename the axis")
     if not values:
@@ -172,8 +207,10 @@ def labels_of(axis: str, values: Any) -> dict[str, dict[str, Any]]:
         pairs = list(mapping(what, values).items())
     labels: dict[str, dict[str, Any]] = {}
     for label, parameters in pairs:
-        if not re.fullmatch(r"[\w=+-][\w=+.,-]{0,99}", label):
-            raise ParameterError(f"{what}: label {label!r} names no plain folder; use letters, digits and - _ = + . ,")
+        if not re.fullmatch(r"[\w=+-][\w=+.,-]{0,99}", label) or len(label.encode()) > 200:
+            raise ParameterError(f"{what}: label {short(label)} names no plain folder; use letters, digits and - _ = + . ,")
+        if label.casefold().startswith(TABLES):
+            raise ParameterError(f"{what}: label {label!r} is the name of the table; rename it")
         if label.casefold() in map(str.casefold, labels):
             raise ParameterError(f"{what}: label {label!r} stands there twice, and both would share a folder; rename one")
         labels[label] = parameters_of(f"{what}, label {label!r}", parameters)
@@ -202,7 +239,7 @@ def refuse_twice(places: dict[str, set[str]]) -> None:
 def checked_seeds(seeds: Any) -> list[int]:
     """The seeds, if they are different whole numbers from 0 on."""
     if not isinstance(seeds, list) or any(type(seed) is not int or seed < 0 for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise ParameterError(f"seeds={seeds!r} must be a list of different whole numbers from 0 on, such as [0, 1, 2]")
+        raise ParameterError(f"seeds={short(seeds)} must be a list of different whole numbers from 0 on, such as [0, 1, 2]")
     return seeds
 
 

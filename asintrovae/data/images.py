@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from asintrovae.config import RunConfig
 from asintrovae.data.decode import cores, read, read_all
-from asintrovae.data.sources import Split, find_images
+from asintrovae.data.sources import Split, find_images, fingerprint
 from asintrovae.parallel import world
 from asintrovae.randomness import generator_for
 
@@ -22,6 +23,8 @@ SHAPES: dict[str, tuple[int, ...]] = {"mnist-subset": (1, 28, 28), "mnist": (1, 
 SHAPES |= {name: (3, size, size) for name, size in RESOLUTIONS.items()}
 MEMORY_LIMIT = 2**30
 """Bytes of a data set, both splits, up to which it is decoded at the start and kept on the device."""
+LONGEST_GAP = 100
+"""Unreadable images in a row from which on the data set is broken, not an image."""
 
 
 class ImageData(ABC):
@@ -29,8 +32,16 @@ class ImageData(ABC):
 
     shape: tuple[int, ...]
     """Shape of one image, (C, H, W)."""
-    skipped_images: int
-    """Images that could not be read and were left out or replaced, as far as they were met."""
+    fingerprint: str = ""
+    """Of the files it was loaded from (`sources.fingerprint`); empty where it was given as it is."""
+
+    @property
+    @abstractmethod
+    def skipped_images(self) -> int | None:
+        """Images that could not be read and were left out or replaced: of a set in memory all, of a streamed one those met.
+
+        None where others met some too: a streamed run in several processes, or one that was resumed.
+        """
 
     @abstractmethod
     def batch(self, index: int) -> Tensor:
@@ -53,7 +64,7 @@ class Epochs:
 
     def __init__(self, count: int, batch_size: int, seed: int, mirror: bool = False) -> None:
         if batch_size > count:
-            raise ValueError(f"batch_size={batch_size} exceeds the {count} training images")
+            raise ValueError(f"batch_size={batch_size} exceeds the {count} training images that can be read; make it smaller")
         self.count, self.batch_size, self.seed, self.mirror = count, batch_size, seed, mirror
         self.world = world()  # noted here, since a process that only decodes belongs to no group
         self._epoch, self._order, self._flip = -1, torch.empty(0), torch.empty(0)
@@ -74,11 +85,16 @@ class Epochs:
 
 
 class MemoryImages(ImageData):
-    """Images that live on the device. train, test: (N, C, H, W) uint8. Raises ValueError if a batch exceeds them."""
+    """Images that live on the device, which nothing that happens to their files can change. train, test: (N, C, H, W) uint8."""
 
     def __init__(self, train: Tensor, test: Tensor, epochs: Epochs, device: torch.device, skipped_images: int = 0) -> None:
         self.train, self.test, self.epochs = train.to(device), test.to(device), epochs
-        self.shape, self.skipped_images = tuple(train.shape[1:]), skipped_images
+        self.shape, self._skipped = tuple(train.shape[1:]), skipped_images
+
+    @property
+    def skipped_images(self) -> int:
+        """As ImageData."""
+        return self._skipped
 
     def batch(self, index: int) -> Tensor:
         """As ImageData."""
@@ -90,35 +106,44 @@ class MemoryImages(ImageData):
         return to_float(self.test[:count])
 
 
-class DecodedBatches(Dataset[tuple[Tensor, list[str]]]):
-    """What a worker computes: batch number `index` as bytes (B, 3, size, size), and a line for each image it had to replace."""
+class DecodedBatches(Dataset[tuple[Tensor | None, list[str]]]):
+    """What a worker computes: batch number `index` as bytes (B, 3, size, size), and a line for each image it had to replace.
+
+    None in the place of the batch where LONGEST_GAP images in a row cannot be read.
+    """
 
     def __init__(self, paths: Sequence[Path], size: int, epochs: Epochs) -> None:
         self.paths, self.size, self.epochs = paths, size, epochs
 
-    def __getitem__(self, index: int) -> tuple[Tensor, list[str]]:
+    def __getitem__(self, index: int) -> tuple[Tensor | None, list[str]]:
         numbers, flip = self.epochs.batch(index)
         problems: list[str] = []
-        images = [self.readable(number, problems) for number in numbers.tolist()]
+        images = []
+        for number in numbers.tolist():
+            if (image := self.readable(number, problems)) is None:
+                return None, problems  # an exception of a worker would come with its traceback
+            images.append(image)
         return mirrored(torch.stack(images), flip), problems
 
-    def readable(self, number: int, problems: list[str]) -> Tensor:
-        """Image `number`, or the next one that can be read, (3, size, size); notes those that cannot.
-
-        Raises ValueError after 100 unreadable images in a row: then the data set is broken, not an image.
-        """
-        for step in range(100):
+    def readable(self, number: int, problems: list[str]) -> Tensor | None:
+        """Image `number`, or the next one that can be read, (3, size, size); None after LONGEST_GAP. Notes those that cannot."""
+        for step in range(LONGEST_GAP):
             found = read(self.paths[(number + step) % len(self.paths)], self.size)
             if isinstance(found, Tensor):
                 return found
             problems.append(found)
-        raise ValueError(f"100 images in a row cannot be read, the first is {problems[-100]}; is the data set whole?")
+        return None
+
+
+NONE_SERVED = -2
+"""In the place of a batch's number; no batch comes after it."""
 
 
 class StreamedImages(ImageData):
     """Images decoded by worker processes ahead of their use; asking for batches out of order works, but starts them anew.
 
-    train, test: one file per image. size: H and W. workers: processes; 0 decodes in this one, None is one per core, at most 8.
+    train, test: one file per image. size: H and W. workers: of each process of the run; 0 decodes in this one, None is one
+    per core, at most 8. processes: of the run.
     An unreadable training image is replaced by the next readable one, with a warning; strict: a ValueError instead.
     """
 
@@ -132,35 +157,65 @@ class StreamedImages(ImageData):
         *,
         workers: int | None = None,
         strict: bool = False,
+        processes: int = 1,
     ) -> None:
-        self.shape, self.device, self.strict, self.skipped_images = (3, size, size), device, strict, 0
+        self.shape, self.device, self.strict = (3, size, size), device, strict
         self.batches, self.test_paths = DecodedBatches(train, size, epochs), test
         self.workers = min(8, cores()) if workers is None else workers
         self._problems: set[str] = set()
-        self._stream: Iterator[tuple[Tensor, list[str]]] = iter(())
-        self._index, self._images = -2, torch.empty(0)  # of the batch served last; no batch comes after -2
+        self._complete, self._served = processes == 1, 0  # whether every batch so far, of how many, was served here
+        self._stream: Iterator[tuple[Tensor | None, list[str]]] = iter(())
+        self._index, self._images = NONE_SERVED, torch.empty(0)
         self._tested, self._test = 0, torch.empty(0)
-        self.batches.readable(0, [])  # a set that is not there shows now, not in a worker
+        for paths in (train, test):  # a set that is not there shows now, not in a worker or after the training
+            problems: list[str] = []
+            if DecodedBatches(paths, size, epochs).readable(0, problems) is None:
+                raise broken(problems)
+
+    @property
+    def skipped_images(self) -> int | None:
+        """As ImageData."""
+        return len(self._problems) if self._complete else None
 
     def batch(self, index: int) -> Tensor:
-        """As ImageData. The workers go on with the batches after it."""
+        """As ImageData. The workers go on with the batches after it.
+
+        Raises ValueError, naming an image, where the data set is no longer there, RuntimeError where a worker ended.
+        """
         if index != self._index:
             if index != self._index + 1:
                 self._stream = self._start(index)
-            images, problems = next(self._stream)
-            self._note(problems)
+            self._index = NONE_SERVED  # a failure leaves no stream to go on with
+            images = self._next()
             self._index, self._images = index, images.to(self.device, non_blocking=True)
+            self._complete, self._served = self._complete and index <= self._served, max(self._served, index + 1)
         return to_float(self._images)
 
     def evaluation(self, count: int) -> Tensor:
         """As ImageData; decoded when first asked for. Those that cannot be read are missing from the `count`."""
         if count > self._tested:
             self._test, problems = read_all(self.test_paths[:count], self.shape[1], "test images")
-            self._tested = count
             self._note(problems)
+            if not len(self._test):
+                raise broken(problems)
+            self._tested = count
         return to_float(self._test[:count].to(self.device))
 
-    def _start(self, index: int) -> Iterator[tuple[Tensor, list[str]]]:
+    def _next(self) -> Tensor:
+        try:
+            images, problems = next(self._stream)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise RuntimeError(
+                f"workers={self.workers}: one that decodes images ended ({reason}); start the run again, it goes on from its "
+                "last checkpoint, and with workers=0 it needs none"
+            ) from None
+        self._note(problems)
+        if images is None:
+            raise broken(problems)
+        return images
+
+    def _start(self, index: int) -> Iterator[tuple[Tensor | None, list[str]]]:
         loader = DataLoader(
             self.batches,
             batch_size=None,
@@ -174,25 +229,34 @@ class StreamedImages(ImageData):
     def _note(self, problems: Sequence[str]) -> None:
         new = [problem for problem in dict.fromkeys(problems) if problem not in self._problems]
         self._problems.update(new)
-        self.skipped_images = len(self._problems)
         report(new, self.strict)
 
 
 def load_images(config: RunConfig, device: torch.device) -> ImageData:
     """The image data set of a run: on the device where it fits into MEMORY_LIMIT, else decoded as it is needed.
 
-    Raises FileNotFoundError where its files are missing, ValueError for unreadable ones with config.strict_images.
+    Raises FileNotFoundError where its files are missing, ValueError for unreadable ones with config.strict_images, or where
+    none of a split can be read.
     """
     train, test = find_images(config.dataset, config.data_dir, config.download)
+    identify = partial(fingerprint, train, test)
     test = shuffled(test)
     size, epochs = image_shape(config)[1], partial(Epochs, batch_size=config.batch_size, seed=config.seed, mirror=config.mirror)
+    data: ImageData
     if isinstance(train, list) and isinstance(test, list) and 3 * size**2 * len(train + test) > MEMORY_LIMIT:
-        strict, workers = config.strict_images, config.workers
-        return StreamedImages(train, test, size, epochs(len(train)), device, workers=workers, strict=strict)
-    train, problems = decoded(train, size, "training images")
-    test, problems_of_test = decoded(test, size, "test images")
-    report(problems + problems_of_test, config.strict_images)
-    return MemoryImages(train, test, epochs(len(train)), device, len(problems + problems_of_test))
+        options: dict[str, Any] = {"workers": config.workers, "strict": config.strict_images, "processes": config.devices}
+        data, count = StreamedImages(train, test, size, epochs(len(train)), device, **options), len(train)
+    else:
+        images, problems = decoded(train, size, "training images")
+        test_images, problems_of_test = decoded(test, size, "test images")
+        report(problems + problems_of_test, config.strict_images)
+        for split, unreadable in ((images, problems), (test_images, problems_of_test)):
+            if not len(split):
+                raise broken(unreadable)
+        skipped, count = len(problems + problems_of_test), len(images)
+        data = MemoryImages(images, test_images, epochs(count), device, skipped)
+    data.fingerprint = identify(count)
+    return data
 
 
 def shuffled(split: Split) -> Split:
@@ -209,6 +273,14 @@ def decoded(split: Split, size: int, title: str) -> tuple[Tensor, list[str]]:
 def image_shape(config: RunConfig) -> tuple[int, ...]:
     """Shape (C, H, W) of one image of the run's data set."""
     return (3, config.resolution, config.resolution) if config.dataset == "folder" else SHAPES[config.dataset]
+
+
+def broken(problems: Sequence[str]) -> ValueError:
+    """The error of a data set of which nothing can be read; problems: a line for each file, one at least."""
+    return ValueError(
+        f"{len(problems)} images in a row cannot be read, the first is {problems[0]}; is the data set whole? "
+        "Where it is again, the same run goes on from its last checkpoint"
+    )
 
 
 def report(problems: Sequence[str], strict: bool) -> None:

@@ -1,6 +1,8 @@
 """Where image data sets lie, and which of their files are for training and which for testing."""
 
 import gzip
+import hashlib
+import math
 import os
 import zlib
 from collections.abc import Callable
@@ -17,6 +19,11 @@ Split = Tensor | list[Path]
 """Images of a split: bytes (N, C, H, W) where they are stored so, else one file per image."""
 
 MNIST_FILES = ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz")
+MNIST_SHA256 = {
+    "train-images-idx3-ubyte.gz": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+    "t10k-images-idx3-ubyte.gz": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+}
+"""Checksums of the pixels: how they are packed differs between the places that hand them out."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -29,7 +36,7 @@ def read_idx(path: Path) -> Tensor:
         content = b""
     dims = content[3] if len(content) > 3 and content[:3] == b"\0\0\x08" else 0
     shape = np.frombuffer(content, ">u4", count=dims, offset=4).tolist() if len(content) > 4 * dims + 4 else []
-    if not shape or len(content) != 4 + 4 * dims + int(np.prod(shape)):
+    if not shape or 0 in shape or len(content) != 4 + 4 * dims + math.prod(shape):
         raise ValueError(f"{path} is not a whole IDX file of bytes; delete it and fetch it again")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * dims).reshape(shape)
 
@@ -45,8 +52,16 @@ def mnist(root: Path, download: bool) -> tuple[Split, Split]:
     """LeCun et al. 1998: 60,000 and 10,000 digits, 28x28."""
     if download:
         torchvision_datasets().MNIST(root, download=True)
-    train, test = (read_idx(root / "MNIST" / "raw" / name).unsqueeze(1) for name in MNIST_FILES)
+    train, test = (mnist_images(root / "MNIST" / "raw" / name) for name in MNIST_FILES)
     return train, test
+
+
+def mnist_images(path: Path) -> Tensor:
+    """The images (N, 1, 28, 28) of one of MNIST's files; ValueError if it holds others."""
+    images = read_idx(path).unsqueeze(1)
+    if hashlib.sha256(images.flatten().numpy().data).hexdigest() != MNIST_SHA256[path.name]:
+        raise ValueError(f"{path} does not hold the images of MNIST; delete it and fetch it again")
+    return images
 
 
 def cifar10(root: Path, download: bool) -> tuple[Split, Split]:
@@ -94,7 +109,8 @@ def find_images(name: str, data_dir: str | None = None, download: bool = False) 
 
     name: mnist-subset (embedded), folder (any images below data_dir) or one of SOURCES, whose files torchvision checks.
     download: let torchvision fetch into the first of these places what is whole in none of them.
-    Raises FileNotFoundError with the places looked at and the ways out, ValueError for a name that is none of these.
+    Raises FileNotFoundError with the places looked at and the ways out, or for a download that failed; ValueError for a
+    damaged file, and for a name that is none of these.
     """
     if name == "mnist-subset":
         train, test = (read_idx(embedded(name) / file).unsqueeze(1) for file in MNIST_FILES)
@@ -106,26 +122,45 @@ def find_images(name: str, data_dir: str | None = None, download: bool = False) 
     roots = [Path(root) for root in ([data_dir] if data_dir else [os.environ.get("ASINTROVAE_DATA"), "data"]) if root]
     try:
         for root in roots:
-            if (splits := open_whole(name, root)) is not None:
+            if (splits := open_whole(name, root, download)) is not None:
                 return splits
         if download:
-            return SOURCES[name][1](roots[0], True)
+            return fetched(name, roots[0])
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         raise ModuleNotFoundError(f"dataset={name!r} needs {module}, which is not installed: pip install {module}") from None
     raise FileNotFoundError(not_found(name, roots))
 
 
-def open_whole(name: str, root: Path) -> tuple[Split, Split] | None:
-    """The splits of a data set below root; None where it is missing, incomplete or damaged."""
+def open_whole(name: str, root: Path, download: bool) -> tuple[Split, Split] | None:
+    """The splits of a data set below root; None where it is missing, incomplete or damaged.
+
+    Raises ValueError that names the file where that is known, unless it is to be fetched again.
+    """
     try:
         return SOURCES[name][1](root, False)
     except FileNotFoundError:
+        return None
+    except ValueError:
+        if not download:
+            raise
         return None
     except RuntimeError as error:
         if "not found" not in str(error):  # torchvision's words for all three
             raise
         return None
+
+
+def fetched(name: str, root: Path) -> tuple[Split, Split]:
+    """The splits of a data set that torchvision fetches into root; it looks at the checksums before it unpacks anything."""
+    try:
+        return SOURCES[name][1](root, True)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise FileNotFoundError(
+            f"dataset={name!r}: the download into {root} failed ({reason}); start again where there is a network, "
+            f"or set data_dir to the folder that holds {SOURCES[name][0]}/"
+        ) from None
 
 
 def not_found(name: str, roots: list[Path]) -> str:
@@ -156,3 +191,32 @@ def folder_images(data_dir: str | None) -> tuple[Split, Split]:
         what = f"holds {len(paths)} images" if root.is_dir() else "is not a folder"
         raise FileNotFoundError(f"{place}{what}; name a folder with two or more ({', '.join(sorted(SUFFIXES))})")
     return [path for i, path in enumerate(paths) if i % 10], paths[::10]
+
+
+def fingerprint(train: Split, test: Split, count: int) -> str:
+    """SHA-256 of what a data set holds, so that a run notices when it goes on with another; moving it changes nothing.
+
+    Of files: the names of all below their common folder, and the first 64 KiB of a hundred of each split, which takes
+    milliseconds. count: training images that are used.
+    """
+    digest = hashlib.sha256(str(count).encode())
+    for split in (train, test):
+        if isinstance(split, Tensor):
+            digest.update(str(tuple(split.shape)).encode())
+            digest.update(split.flatten().numpy().data)
+            continue
+        names = [path.as_posix() for path in split]
+        folder = os.path.commonpath([os.path.dirname(name) for name in (min(names), max(names))])
+        digest.update("\0".join(name.removeprefix(folder) for name in names).encode(errors="surrogateescape"))
+        for path in split[:: math.ceil(len(split) / 100)]:
+            digest.update(hashlib.sha256(beginning(path)).digest())
+    return digest.hexdigest()
+
+
+def beginning(path: Path) -> bytes:
+    """The first 64 KiB of a file; nothing where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(2**16)
+    except OSError:
+        return b""

@@ -159,6 +159,11 @@ class ToyData:
         """Shape of one example."""
         return (2,)
 
+    @property
+    def fingerprint(self) -> str:
+        """The name of the density: points are drawn, so that there are no files to differ."""
+        return type(self.density).__name__
+
     def batch(self, index: int) -> Tensor:
         """Batch number `index`, (B, 2), or this process's share of it."""
         points = share(self.density.sample(self.batch_size, generator_for(self.seed, "data", index)))
