@@ -72,9 +72,7 @@ def refuse_file(run_dir: str) -> None:
     for path in (Path(run_dir), *Path(run_dir).parents):
         if path.exists():
             if not path.is_dir():
-                raise ParameterError(
-                    f"run_dir={run_dir!r}: {str(path)!r} is a file, a run needs a folder; choose another run_dir"
-                )
+                raise ParameterError(f"run_dir={run_dir!r}: {str(path)!r} is a file, a run needs a folder; name one")
             return
 
 

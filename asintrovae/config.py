@@ -40,7 +40,7 @@ def _path(value: str) -> str:
     return value
 
 
-Number = BeforeValidator(_number)
+Number, List = BeforeValidator(_number), BeforeValidator(_list)
 Count = Annotated[int, Number, Field(ge=1, le=10**9)]
 Size = Annotated[int, Number, Field(ge=1, le=2**16)]
 Weight = Annotated[float, Number, Field(ge=0, le=1e9)]
@@ -68,7 +68,7 @@ class RunConfig(BaseModel):
     strict_images: bool = False
     workers: Annotated[int, Number, Field(ge=0, le=256)] | None = None
     latent_dim: Size = 2
-    widths: Annotated[tuple[Size, ...], BeforeValidator(_list), Field(min_length=1, max_length=16)] = (128, 128)
+    widths: Annotated[tuple[Size, ...], Field(min_length=1, max_length=16), List] = (128, 128)
     beta_rec: Weight = 0.2
     beta_kl: Weight = 0.3
     beta_neg: Weight = 0.9
@@ -88,8 +88,8 @@ class RunConfig(BaseModel):
     warmup: Annotated[int, Number, Field(ge=0, le=10**9)] | None = None
     batch_size: Annotated[int, Number, Field(ge=1, le=2**20)] = 256
     learning_rate: Annotated[float, Number, Field(gt=0, le=1)] = 1e-3
-    adam_betas: Annotated[tuple[Decay, Decay], BeforeValidator(_list)] = (0.9, 0.999)
-    milestones: Annotated[tuple[Count, ...], BeforeValidator(_list), Field(max_length=1000)] = ()
+    adam_betas: Annotated[tuple[Decay, Decay], List] = (0.9, 0.999)
+    milestones: Annotated[tuple[Count, ...], Field(max_length=1000), List] = ()
     ema: Decay = 0.0
     seed: Annotated[int, Number, Field(ge=0, lt=2**63)] = 0
     device: Annotated[str, Field(strict=True, pattern=r"^(auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?)$")] = "auto"

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import warnings
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -10,6 +11,7 @@ import torch
 from conftest import ROOT
 
 from asintrovae import RunConfig, as_distance, build_data, build_features, histogram_divergences, load_run, train
+from asintrovae.build import refuse_giant
 
 from conftest import build, tiny_config  # isort: skip
 
@@ -45,7 +47,20 @@ def other_code(monkeypatch):
     other_parameters(0.3)
 
 
+def a_giant(monkeypatch):
+    monkeypatch.setattr("asintrovae.build.memory", lambda device: 16 * 2**30)
+    refuse_giant(RunConfig(batch_size=2**20, device="cpu"))
+
+
+def a_file():
+    Path("runs").mkdir()
+    Path("runs/toy").write_text("")
+    build_data(RunConfig(run_dir="runs/toy"))
+
+
 PROVOKED = {
+    "GiB": a_giant,
+    "is a file": lambda _: a_file(),
     "modle": lambda _: RunConfig(modle="x"),
     "warmup=200": lambda _: RunConfig(warmup=200, iterations=1000),
     "device='": lambda _: RunConfig(device="cuda").torch_device(),

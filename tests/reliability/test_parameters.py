@@ -248,7 +248,7 @@ def test_counting_the_weights_leaves_the_seed_its_weights(tmp_path):
 def test_a_file_in_the_place_of_run_dir_is_refused_before_anything_is_built(tmp_path):
     (tmp_path / "file").write_text("precious")
     for run_dir in (tmp_path / "file", tmp_path / "file" / "below" / "it"):
-        with pytest.raises(ParameterError, match=r"run_dir='.*': '.*/file' is a file, a run needs a folder; choose another"):
+        with pytest.raises(ParameterError, match=r"run_dir='.*': '.*/file' is a file, a run needs a folder; name one"):
             build_data(tiny_config(run_dir))
     build_data(tiny_config(tmp_path / "new" / "folder"))
     build_data(tiny_config(tmp_path))
