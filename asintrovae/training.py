@@ -388,14 +388,15 @@ class FiniteWatch:
         self.iterations[key] = torch.where(~values.isfinite() & (seen < 0), i, seen)
 
     def first(self, member: int = 0) -> Divergence | None:
-        """The earliest term that was not finite; among those of one iteration a term before the loss it is part of."""
-        found = [
-            (iteration, name.endswith(".loss"), name)
-            for key, iterations in self.iterations.items()
-            for name, iteration in zip(key.split("\n"), iterations[:, member].tolist(), strict=True)
-            if iteration >= 0
-        ]
+        """The earliest term that was not finite; within an iteration of the first phase, a term before the loss it is part of."""
+        found = []
+        for key, iterations in self.iterations.items():
+            names = key.split("\n")
+            phases = [name.split(".")[0] for name in names]
+            for phase, name, iteration in zip(phases, names, iterations[:, member].tolist(), strict=True):
+                if iteration >= 0:
+                    found.append((iteration, phases.index(phase), name.endswith(".loss"), name))
         if not found:
             return None
-        iteration, _, name = min(found)
+        iteration, _, _, name = min(found)
         return Divergence(iteration, name)

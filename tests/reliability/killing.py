@@ -6,6 +6,7 @@ The processes are forked from one that has imported everything and computed noth
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 import sys
@@ -20,8 +21,8 @@ import torch
 
 from asintrovae import RunConfig, build_data, build_model, build_objective, checkpoint, train
 from asintrovae.checkpoint import Checkpoint, load_checkpoint
-from asintrovae.data import files
-from asintrovae.interruption import OWNER
+from asintrovae.data import files, images
+from asintrovae.interruption import OWNER, alone_in
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["asintrovae.ensemble", "lightning_fabric", "torchmetrics"])
@@ -69,10 +70,10 @@ def kill_at(line: int) -> None:
         if event == "line" and seen["saves"] == 3:
             seen["lines"] += 1
             if seen["lines"] == line:
-                if "file" in frame.f_locals:
-                    content = frame.f_locals["content"]
-                    frame.f_locals["file"].write(content[: len(content) // 2])
-                    frame.f_locals["file"].flush()
+                file, content = (frame.f_locals.get(name) for name in ("file", "content"))
+                if file is not None and not file.closed:
+                    file.write(content[: len(content) // 2])
+                    file.flush()
                 os.kill(os.getpid(), signal.SIGKILL)
         return at_line
 
@@ -167,18 +168,19 @@ def whole_run(config: RunConfig) -> float:
 
 
 def kill_at_random(config: RunConfig, kills: int, seconds: float, seed: int, tally: Tally) -> None:
-    """Train config, killed so often after up to so many seconds each, and resumed each time; at last left to its end."""
+    """Train config, killed so many times, each after up to so many seconds, and resumed each time; at last left to its end."""
     chance, run_dir = random.Random(seed), Path(config.run_dir)
-    for _ in range(kills):
+    killed = 0
+    while killed < kills:
         forked = Forked(config)
         forked.wait(chance.uniform(0, seconds))
-        if forked.kill(chance.randrange(config.devices)):
-            tally.kills += 1
-            tally.kills_of_one_of_two_processes += config.devices > 1
-            tally.kills_in_a_save += any(run_dir.glob("*.tmp"))
-        tally.resumes += 1
-        if (saved := load_checkpoint(run_dir)) is not None and saved.meta["iteration"] == config.iterations:
-            break
+        if not forked.kill(chance.randrange(config.devices)):  # it had come to its end: begin again, kill earlier
+            shutil.rmtree(run_dir)
+            seconds /= 2
+            continue
+        killed, tally.kills, tally.resumes = killed + 1, tally.kills + 1, tally.resumes + 1
+        tally.kills_of_one_of_two_processes += config.devices > 1
+        tally.kills_in_a_save += any(run_dir.glob("*.tmp"))
     whole_run(config)
 
 
@@ -205,3 +207,26 @@ def compare(one: Path, other: Path, tally: Tally) -> None:
     same = a.tensors.keys() == b.tensors.keys() and all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
     if not same or a.meta["history"] != b.meta["history"] or a.meta["iteration"] != b.meta["iteration"]:
         tally.lost.append(str(one))
+
+
+def hold(run_dirs: list[str], held: Connection) -> None:
+    """In a process of its own: hold these folders until it is killed."""
+    with alone_in(run_dirs):
+        held.send(None)
+        time.sleep(3600)
+
+
+def stop_while_decoding(config: RunConfig, held: Connection) -> None:
+    """In a process of its own: train on images decoded as they are needed, and stand still at the third batch."""
+    images.MEMORY_LIMIT = 0
+    data = build_data(config)
+
+    class Held:
+        def batch(self, index: int) -> torch.Tensor:
+            x = data.batch(index)
+            if index == 2:
+                held.send(None)
+                time.sleep(3600)
+            return x
+
+    train(build_model(config, data.shape), build_objective(config), Held(), config)

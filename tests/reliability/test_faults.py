@@ -1,6 +1,7 @@
 """Faults of disks, files, memory, numbers and clocks: one clear line, and nothing that was saved is lost."""
 
 import io
+import json
 import os
 import pickle
 import re
@@ -8,7 +9,7 @@ import resource
 import shutil
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
@@ -54,9 +55,9 @@ class At:
 
 @contextmanager
 def mounted(folder, *options):
-    """A file system in memory of 256 kB at `folder`; skips the test where that is not allowed."""
+    """A file system in memory of 1 MB at `folder`; skips the test where that is not allowed."""
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True).returncode:
         pytest.skip("mounting needs root; the same fault is tried another way beside this")
     try:
         yield
@@ -65,14 +66,14 @@ def mounted(folder, *options):
 
 
 @contextmanager
-def full(folder, how):
+def full(folder, how, limit=50_000):
     """A folder whose disk can be filled: yields what fills it and what empties it."""
     if how == "tmpfs":
 
         def fill():
-            with (folder / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
-                while True:
-                    file.write(bytes(4096))
+            with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
+                while file.write(bytes(4096)):
+                    pass
 
         with mounted(folder):
             yield fill, (folder / "filler").unlink
@@ -83,7 +84,7 @@ def full(folder, how):
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
         try:
-            yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard)), unlimited
+            yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard)), unlimited
         finally:
             unlimited()
 
@@ -91,8 +92,9 @@ def full(folder, how):
 @pytest.mark.parametrize(("how", "reason"), [("tmpfs", "No space left on device"), ("limit", "File too large")])
 def test_a_full_disk_leaves_both_generations(tmp_path, how, reason):
     folder = tmp_path / "run"
-    config = tiny_config(folder, iterations=30)
-    run(tiny_config(tmp_path / "whole", iterations=30))
+    small = {"iterations": 30, "widths": (64, 64)}
+    config = tiny_config(folder, **small)
+    run(tiny_config(tmp_path / "whole", **small))
     data, _, _ = build(config)
     with full(folder, how) as (fill, empty):
         with pytest.raises(OSError, match=reason) as caught:
@@ -110,7 +112,7 @@ def test_a_record_that_cannot_be_written_leaves_the_one_before(tmp_path):
     config = tiny_config(tmp_path)
     result = run(config)
     save_record(config, result, {"psnr": 1.0})
-    with full(tmp_path, "limit") as (fill, _):
+    with full(tmp_path, "limit", 10) as (fill, _):
         fill()
         with pytest.raises(OSError, match="File too large; what was saved before is kept"):
             save_record(config, result, {"psnr": 2.0})
@@ -122,7 +124,9 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_training(tmp_path,
     (tmp_path / "file").write_text("in the way")
     for run_dir, reason in (("file", "File exists"), ("file/below", "Not a directory")):
         config = tiny_config(tmp_path / run_dir)
-        with pytest.raises(ParameterError, match=rf"^run_dir='{config.run_dir}' cannot be written to \({reason}\); choose another"):
+        with pytest.raises(
+            ParameterError, match=rf"^run_dir='{config.run_dir}' cannot be written to \({reason}\); choose another"
+        ):
             run(config)
     with mounted(tmp_path / "mount"):
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "mount")], check=True)
@@ -207,7 +211,9 @@ def test_two_damaged_generations_are_an_error_that_names_both(tmp_path, monkeypa
     reason = r"is damaged \(its content does not fit its checksum\)"
     both = rf"{tmp_path / CURRENT} {reason} and {tmp_path / PREVIOUS} {reason}"
     for attempt in (run, lambda config: train_ensemble([config])):
-        with pytest.raises(ParameterError, match=rf"^run_dir='{tmp_path}' holds no whole checkpoint: {both}; put back a copy, or"):
+        with pytest.raises(
+            ParameterError, match=rf"^run_dir='{tmp_path}' holds no whole checkpoint: {both}; put back a copy, or"
+        ):
             attempt(config)
     assert {name: (tmp_path / name).read_bytes() for name in contents} == contents
 
@@ -217,7 +223,7 @@ def test_a_checkpoint_from_before_there_were_checksums_is_read(tmp_path):
 
     run(tiny_config(tmp_path))
     saved = load_checkpoint(tmp_path)
-    text = __import__("json").dumps(saved.meta)
+    text = json.dumps(saved.meta)
     (tmp_path / CURRENT).write_bytes(save(saved.tensors, {"json": text}))
     assert load_checkpoint(tmp_path).meta == saved.meta
     (tmp_path / CURRENT).write_bytes(save(saved.tensors, {"json": text, "sha256": checksum(saved.tensors, text + " ")}))
@@ -251,15 +257,15 @@ def malicious_archive():
 
 def test_nothing_in_the_package_reads_or_writes_pickles():
     """But for the weights of the Inception network, which are published in no other format: read as tensors alone."""
-    found = {}
-    for path in PACKAGE.rglob("*.py"):
-        text = path.read_text()
-        words = re.findall(r"pickle\.\w*load\w*|pickle\.dump\w*|torch\.save|torch\.load\([^)]*\)|allow_pickle=True|joblib|dill", text)
-        if words:
-            found[path.relative_to(PACKAGE).as_posix()] = words
+    words = re.compile(
+        r"pickle\.\w*(?:load|dump|Pickler)\w*|torch\.save|torch\.load\([^)]*\)|allow_pickle=True|joblib|dill|shelve"
+    )
+    texts = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
+    assert len(texts) > 20
+    found = {name: words.findall(text) for name, text in texts.items() if words.search(text)}
     assert found == {"features.py": ['torch.load(weights, map_location="cpu", weights_only=True)']}
-    imported = [path.name for path in PACKAGE.rglob("*.py") if re.search(r"^\s*(import|from) c?[pP]ickle", path.read_text(), re.M)]
-    assert imported == ["features.py"]  # for the name of an error
+    imports = [name for name, text in texts.items() if re.search(r"(?m)^\s*(import|from) c?pickle", text)]
+    assert imports == ["features.py"]  # for the name of an error
 
 
 @pytest.fixture
@@ -291,7 +297,7 @@ def test_an_image_that_disappears_stops_a_strict_run_until_it_is_back(tmp_path, 
 def test_a_folder_that_disappears_stops_every_run(tmp_path, streamed):
     config = tiny_config(tmp_path / "run", **{**streamed, "strict_images": False})
     data, _, _ = build(config)
-    with pytest.raises(ValueError, match="100 images in a row cannot be read, .* is the data set whole"):
+    with pytest.raises(ValueError, match=r"100 images in a row cannot be read, .* is the data set whole"):
         run(config, data=At(data, 12, lambda: shutil.rmtree(tmp_path / "images")))
     assert load_checkpoint(tmp_path / "run").meta["iteration"] >= 5
 
@@ -304,7 +310,8 @@ class Spoilt:
 
     @property
     def phases(self):
-        return tuple(Phase(p.name, p.learns, self.spoilt(p), p.steps) if p.name == self.phase else p for p in self.objective.phases)
+        phases = self.objective.phases
+        return tuple(Phase(p.name, p.learns, self.spoilt(p)) if p.name == self.phase else p for p in phases)
 
     def spoilt(self, phase):
         def loss(model, x, noise, progress):
@@ -319,7 +326,8 @@ class Spoilt:
 
 @pytest.mark.parametrize("model_name", MODELS)
 def test_a_number_that_is_not_finite_in_any_term(tmp_path, model_name):
-    small = {"model": model_name, "iterations": 8, "log_every": 4, "checkpoint_every": 4, "warmup": 0, "c": 0.5, "critic_steps": 2}
+    small = {"model": model_name, "iterations": 8, "log_every": 4, "checkpoint_every": 4, "warmup": 0, "c": 0.5}
+    small["critic_steps"] = 1
     whole = run(tiny_config(tmp_path / "whole", **small))
     terms = [name.split(".") for name in whole.history[0] if name != "iteration"]
     assert len(terms) >= 3
@@ -340,7 +348,6 @@ def out_of_memory():
 
 @pytest.mark.parametrize("ensemble", [False, True])
 def test_a_batch_that_does_not_fit_names_the_way_out(tmp_path, monkeypatch, ensemble):
-    """Also when it is an evaluation between iterations that finds no memory."""
     config = tiny_config(tmp_path)
     step = Loop.step
     monkeypatch.setattr(Loop, "step", lambda loop, *given: out_of_memory() if given[-1] == 13 / 20 else step(loop, *given))
