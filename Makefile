@@ -8,7 +8,7 @@ NOTEBOOKS := $(wildcard book/[0-9]*.ipynb book/training/*.ipynb)
 PACKAGE := $(shell find asintrovae -name '*.py' -o -name '*.js')
 RUNS := book/runs/toy.ipynb book/runs/images.ipynb
 
-.PHONY: help setup runs chapters tables book serve test check browser format sync constraints clean
+.PHONY: help setup runs chapters tables book serve test chaos soak check browser format sync constraints clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,12 @@ browser: ## install Debian's Chromium for the browser tests, where it is missing
 
 test: setup browser check ## every test: style, types, package, equations, notebooks, book
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+chaos: .venv/installed ## kill runs, try every fault and bad input, and record that none was lost; minutes
+	$(BIN)/python tests/reliability/chaos.py
+
+soak: .venv/installed ## one run of 200,000 iterations: memory and open files must not grow; minutes
+	$(BIN)/python tests/reliability/soak.py
 
 check: .venv/installed ## style and types
 	$(BIN)/ruff check .

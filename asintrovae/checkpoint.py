@@ -1,5 +1,6 @@
 """Checkpoints: one safetensors file with all tensors and, in its header, the rest as JSON. No pickle anywhere."""
 
+import hashlib
 import json
 import os
 import warnings
@@ -13,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from asintrovae.config import ParameterError
 from asintrovae.data.files import write_atomically
 
 CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
@@ -20,10 +22,14 @@ CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors: weights and optimiser state, by flat name. meta: JSON-able state (iteration, seconds, history, config)."""
+    """tensors: weights and optimiser state, by flat name. meta: JSON-able state (iteration, seconds, history, config).
+
+    path: the file it was read from.
+    """
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
+    path: Path | None = None
 
 
 def collect(model: nn.Module, optimizers: dict[str, Optimizer], averages: dict[str, nn.Module]) -> dict[str, Tensor]:
@@ -57,28 +63,61 @@ def restore_evaluated(checkpoint: Checkpoint, model: nn.Module) -> None:
 
 
 def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically: a crash at any point leaves this checkpoint or the one before it whole. Keeps two generations."""
-    content = save(checkpoint.tensors, metadata={"json": json.dumps(checkpoint.meta)})
-    if (run_dir / CURRENT).exists():
-        os.replace(run_dir / CURRENT, run_dir / PREVIOUS)
-    write_atomically(run_dir / CURRENT, content)
+    """Write atomically: a crash at any point leaves this checkpoint or the one before it whole. Keeps two generations.
+
+    Raises OSError where it cannot be written; both generations before it are then as they were.
+    """
+    text = json.dumps(checkpoint.meta)
+    metadata = {"json": text, "sha256": checksum(checkpoint.tensors, text)}
+    write_atomically(run_dir / CURRENT, save(checkpoint.tensors, metadata), previous=run_dir / PREVIOUS)
 
 
 def load_checkpoint(run_dir: Path) -> Checkpoint | None:
-    """The newest readable checkpoint of a run on the CPU, None if it has none yet; warns when it falls back to the older."""
-    for name in (CURRENT, PREVIOUS):
-        if (run_dir / name).exists():
-            try:
-                return _read(run_dir / name)
-            except (SafetensorError, ValueError) as error:
-                warnings.warn(f"{run_dir / name} is damaged ({error}); trying the generation before it", stacklevel=2)
+    """The newest whole checkpoint of a run, on the CPU; None if it has none yet. Warns when it falls back to the older.
+
+    Raises ParameterError, naming the files, if there are some and none is whole.
+    """
+    problems: list[str] = []
+    for path in (run_dir / CURRENT, run_dir / PREVIOUS):
+        try:
+            checkpoint = _read(path)
+        except FileNotFoundError:
+            continue
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            problems.append(f"{path} is damaged ({error})")
+        else:
+            for problem in problems:
+                warnings.warn(f"{problem}; going back to iteration {checkpoint.meta['iteration']}, before it", stacklevel=2)
+            return checkpoint
+    if problems:
+        way_out = "put back a copy, or remove what is there to begin anew"
+        raise ParameterError(f"run_dir={str(run_dir)!r} holds no whole checkpoint: {' and '.join(problems)}; {way_out}")
     return None
+
+
+def make_current(run_dir: Path, checkpoint: Checkpoint) -> None:
+    """Put what was read in the place of a damaged newer one, before this takes its place as the generation to fall back on."""
+    if checkpoint.path is not None:
+        os.replace(checkpoint.path, run_dir / CURRENT)
+
+
+def checksum(tensors: dict[str, Tensor], text: str) -> str:
+    """SHA-256 of a text, and of names, types, shapes and bytes of tensors on the CPU."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> Checkpoint:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        return Checkpoint(tensors, json.loads(file.metadata()["json"]))
+        metadata = file.metadata()
+    text = metadata["json"]
+    if metadata.get("sha256", "") not in ("", checksum(tensors, text)):  # "": written before there were checksums
+        raise ValueError("its content does not fit its checksum")
+    return Checkpoint(tensors, json.loads(text), path)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

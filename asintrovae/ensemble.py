@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from asintrovae.build import build_data, build_model, build_objective
-from asintrovae.checkpoint import Checkpoint, all_finite, collect, load_checkpoint, restore, save_checkpoint
+from asintrovae.checkpoint import Checkpoint, all_finite, collect, load_checkpoint, make_current, restore, save_checkpoint
 from asintrovae.config import DATASETS, ParameterError, RunConfig
+from asintrovae.interruption import alone_in, interruptible
 from asintrovae.metrics import evaluate, sample
 from asintrovae.objectives import VAE, Noise, Objective, Phase, Terms
 from asintrovae.records import save_record, save_samples
@@ -29,6 +30,7 @@ from asintrovae.training import (
     describe,
     draw_steps,
     evaluated_weights,
+    naming_memory,
     refuse_another_run,
 )
 
@@ -50,22 +52,28 @@ def train_ensemble(configs: Sequence[RunConfig]) -> list[TrainingResult]:
     Members may differ in MEMBER_PARAMETERS; device, precision, threads, log_every and checkpoint_every are those of the
     first. Members interrupted at different iterations are trained in as many groups. A member that diverges stops there,
     the others go on. TrainingResult.seconds is the time of the whole program, TrainingResult.members its size.
-    Raises ParameterError for runs that differ in more, for images, and as `train` for a run_dir with another run.
+    SIGINT and SIGTERM save all members and end the program, as in `train`.
+    Raises ParameterError for runs that differ in more, for images, and as `train` for a run_dir.
     """
     configs = list(configs)
     refuse_misfits(configs)
     if configs[0].threads is not None:
         torch.set_num_threads(configs[0].threads)
-    checkpoints = [load_checkpoint(Path(config.run_dir)) for config in configs]
-    begun = [checkpoint.meta["iteration"] if checkpoint else 0 for checkpoint in checkpoints]
+    run_dirs = [config.run_dir for config in configs]
     results: dict[int, TrainingResult] = {}
-    for start in sorted(set(begun)):
-        members = [k for k, iteration in enumerate(begun) if iteration == start]
-        loop = EnsembleLoop([configs[k] for k in members])
-        loop.resume_from([checkpoints[k] for k in members])
-        loop.prefetch()
-        loop.run(f"{loop.config.model} × {len(members)}")
-        results |= dict(zip(members, loop.results, strict=True))
+    with alone_in(run_dirs), interruptible(run_dirs) as interruption, naming_memory(configs[0]):
+        checkpoints = [load_checkpoint(Path(run_dir)) for run_dir in run_dirs]
+        begun = [checkpoint.meta["iteration"] if checkpoint else 0 for checkpoint in checkpoints]
+        for start in sorted(set(begun)):
+            members = [k for k, iteration in enumerate(begun) if iteration == start]
+            loop = EnsembleLoop([configs[k] for k in members])
+            loop.interruption = interruption
+            loop.resume_from([checkpoints[k] for k in members])
+            loop.prefetch()
+            loop.run(f"{loop.config.model} × {len(members)}")
+            results |= dict(zip(members, loop.results, strict=True))
+            if interruption.signal:
+                break
     return [results[k] for k in range(len(configs))]
 
 
@@ -220,6 +228,9 @@ class EnsembleLoop(Loop):
         """Take up runs that stand at the same iteration, or save the untrained models as their first checkpoints."""
         for config, objective, checkpoint in zip(self.configs, self.objectives, checkpoints, strict=True):
             refuse_another_run(config, objective, checkpoint)
+        for config, checkpoint in zip(self.configs, checkpoints, strict=True):
+            if checkpoint is not None:
+                make_current(Path(config.run_dir), checkpoint)
         begun = [checkpoint for checkpoint in checkpoints if checkpoint is not None]
         if len(begun) == len(checkpoints):
             restore(Checkpoint(stacked(begun), {}), self.model, self.optimizers, self.averages)
@@ -237,17 +248,16 @@ class EnsembleLoop(Loop):
 
     def save(self, done: int) -> bool:
         """Save a checkpoint of every running member after `done` iterations; a member with weights not finite has diverged."""
-        now = time.monotonic()
+        seconds = self.lap()
         tensors = collect(self.model, self.optimizers, self.averages)
         for k in self.running:
             config, result, own = self.configs[k], self.results[k], member_of(tensors, k)
-            result.seconds += now - self.clock
+            result.seconds += seconds
             if all_finite(own):
                 meta = describe(done, result, config, self.objectives[k])
                 save_checkpoint(Path(config.run_dir), Checkpoint(own, meta))
             else:
                 result.divergence = Divergence(done - 1, "weights")
-        self.clock = now
         return bool(self.running)
 
     def diverged(self) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from asintrovae.config import ParameterError, RunConfig
 from asintrovae.gaussian import Gaussian, full_precision
+from asintrovae.interruption import interruptible
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -76,6 +77,15 @@ def average_(tensors: Sequence[Tensor]) -> None:
         tensor.copy_(mean.view(tensor.shape))
 
 
+def largest(number: int, device: torch.device) -> int:
+    """The largest of the processes' numbers, known to all of them afterwards."""
+    if world()[1] == 1:
+        return number
+    found = torch.tensor(number, device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
 class BatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation over the examples of all processes, so that a run does not depend on their number.
 
@@ -125,8 +135,8 @@ def fabric_for(config: RunConfig) -> "Fabric":
 def run_processes(config: RunConfig) -> dict[str, Any]:
     """Train config in config.devices processes on this machine, by asintrovae.worker; returns the result as it wrote it.
 
-    Raises ParameterError for more processes than GPUs, RuntimeError with the end of what was printed if one failed; the
-    checkpoint is then the last that was saved.
+    SIGINT and SIGTERM are passed on, so that the processes save and end. Raises ParameterError for more processes than GPUs,
+    RuntimeError with the end of what was printed if one failed; the checkpoint is then the last that was saved.
     """
     if config.torch_device().type == "cuda" and config.devices > torch.cuda.device_count():
         raise ParameterError(f"devices={config.devices}: this machine has {torch.cuda.device_count()} GPUs")
@@ -135,10 +145,10 @@ def run_processes(config: RunConfig) -> dict[str, Any]:
         path.write_text(config.model_dump_json())
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.devices)]
         command = [*launcher, "-m", "asintrovae.worker", str(path), "--while-stdin-is-open"]
-        # A session of their own: the notebook's interrupt reaches them through `terminate` below, once and in order.
+        # A session of their own: a signal reaches them through `terminate` below, once and in order.
         processes = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         last: deque[str] = deque(maxlen=40)
-        with processes:
+        with interruptible([config.run_dir], forward=processes.terminate), processes:
             assert processes.stderr is not None
             try:
                 for line in TextIOWrapper(processes.stderr, errors="replace", newline=""):  # progress, to where one's own goes
@@ -148,6 +158,7 @@ def run_processes(config: RunConfig) -> dict[str, Any]:
                 processes.terminate()
                 raise
         if processes.returncode:
-            raise RuntimeError(f"devices={config.devices}: a process failed; the last that was said:\n{''.join(last)}")
+            kept = f"run_dir={config.run_dir!r} keeps the last checkpoint, from which the same command goes on"
+            raise RuntimeError(f"devices={config.devices}: a process failed; {kept}; the last that was said:\n{''.join(last)}")
         result: dict[str, Any] = json.loads(path.with_name("result.json").read_text())
         return result

@@ -17,13 +17,23 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from asintrovae.build import build_objective
-from asintrovae.checkpoint import Checkpoint, all_finite, collect, load_checkpoint, restore, restore_evaluated, save_checkpoint
+from asintrovae.checkpoint import (
+    Checkpoint,
+    all_finite,
+    collect,
+    load_checkpoint,
+    make_current,
+    restore,
+    restore_evaluated,
+    save_checkpoint,
+)
 from asintrovae.config import ParameterError, RunConfig, with_defaults
 from asintrovae.data.decode import write_row
 from asintrovae.data.files import code_hash
+from asintrovae.interruption import Interruption, alone_in, interruptible
 from asintrovae.networks import evaluating, precise_batchnorm
 from asintrovae.objectives import VAE, Noise, Objective, Phase
-from asintrovae.parallel import average_, fabric_for, run_processes, share, world
+from asintrovae.parallel import average_, fabric_for, largest, run_processes, share, world
 from asintrovae.randomness import generator_for
 
 # Parameters that may differ between the parts of one run: they say where and how often, not what is computed.
@@ -85,16 +95,20 @@ def train(model: nn.Module, objective: Objective, data: Data, config: RunConfig)
     its steps, from the initial weights on. BatchNorm's buffers are not averaged: they are computed for the average.
     With config.devices > 1 as many processes train the run, each on its share of every batch; they build data, model and
     objective from config, and what is given here only takes the result.
-    Raises ParameterError if run_dir holds a run with other parameters.
+    SIGINT and SIGTERM end it after the present iteration with a checkpoint, and then as `interruptible` says.
+    Raises ParameterError if run_dir holds a run with other parameters, is being trained by another process, or cannot be
+    written to; torch.OutOfMemoryError, naming the way out, where a batch does not fit. What was saved is kept in any case.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.devices > 1 and world()[1] == 1:
         return train_in_processes(model, objective, config)
     loop = Loop(model, objective, data, config)
-    loop.resume()
-    model.train()
-    loop.run(config.model)
+    first = world()[0] == 0  # of several processes, it writes
+    with alone_in([config.run_dir] * first), interruptible([config.run_dir]) as loop.interruption, naming_memory(config):
+        loop.resume()
+        model.train()
+        loop.run(config.model)
     evaluated_weights(model, config)
     return loop.result
 
@@ -103,10 +117,12 @@ def train_in_processes(model: nn.Module, objective: Objective, config: RunConfig
     """Train config in config.devices processes and give the model what is to be evaluated.
 
     Raises ParameterError as `train`, and for an objective that config does not describe; RuntimeError if a process failed.
+    The processes are then ended, those that still run too.
     """
     if repr(objective) != repr(build_objective(config)):
         raise ParameterError(f"devices={config.devices}: processes build {config.model!r} from the parameters, not {objective!r}")
-    refuse_another_run(config, objective, load_checkpoint(Path(config.run_dir)))
+    with alone_in([config.run_dir]):  # one line here is clearer than what a process says
+        refuse_another_run(config, objective, load_checkpoint(Path(config.run_dir)))
     found = run_processes(config)
     evaluated_weights(model, config)
     divergence = found["divergence"] and Divergence(**found["divergence"])
@@ -147,20 +163,24 @@ class Loop:
         if {"encoder", "decoder"} <= self.optimizers.keys():
             self.warmup_end = config.warmup_iterations()
         self.start, self.result, self.watch = 0, TrainingResult(), FiniteWatch()
-        self.run_dir, self.clock = Path(config.run_dir), time.monotonic()
+        self.run_dir, self.clock, self.interruption = Path(config.run_dir), time.monotonic(), Interruption()
 
     def run(self, name: str) -> None:
-        """Iterate to the end, log and save when it is due; stops early where the run has diverged."""
+        """Iterate to the end, log and save when it is due; stops early where the run has diverged, or is to be interrupted."""
         start, total, silent = self.start, self.config.iterations, world()[0] > 0
         for i in tqdm(range(start, total), initial=start, total=total, desc=name, disable=silent):
             terms = self.iterate(i)
             self.watch.note(i, terms)
             log, save = (every(i + 1, step, total) for step in (self.config.log_every, self.config.checkpoint_every))
-            if (log or save) and self.diverged():
+            if stop := largest(self.interruption.signal, self.fabric.device):  # all processes stop at the same iteration
+                self.interruption.signal = stop
+            if (log or save or stop) and self.diverged():
                 break
             if log:
                 self.log(i + 1, terms)
-            if save and not self.save(i + 1):
+            if (save or stop) and not self.save(i + 1):
+                break
+            if stop:
                 break
 
     def iterate(self, i: int) -> dict[str, Tensor]:
@@ -217,13 +237,15 @@ class Loop:
         Raises ParameterError, listing the differences, if run_dir holds a run with other parameters.
         """
         checkpoint = load_checkpoint(self.run_dir)
-        self.fabric.barrier()  # nobody writes the first one before all have looked
+        self.fabric.barrier()  # nobody writes before all have looked
         refuse_another_run(self.config, self.objective, checkpoint)
         if checkpoint is None:
             self.save(0)
             return
         if checkpoint.meta["code"] != code_hash():
             warnings.warn(f"run_dir={str(self.run_dir)!r} was begun with another version of the code", stacklevel=3)
+        if world()[0] == 0:
+            make_current(self.run_dir, checkpoint)
         restore(checkpoint, self.model, self.optimizers, self.averages)
         self.start = checkpoint.meta["iteration"]
         self.result = TrainingResult(checkpoint.meta["history"], checkpoint.meta["seconds"])
@@ -236,8 +258,7 @@ class Loop:
         """Save a checkpoint after `done` iterations; False, and no checkpoint, where the weights are not finite."""
         halves = dict(self.model.named_children()) | self.averages
         precise_batchnorm(halves, self.fixed_batch, self.config.latent_dim, self.config.seed)
-        now = time.monotonic()
-        self.result.seconds, self.clock = self.result.seconds + now - self.clock, now
+        self.result.seconds += self.lap()
         tensors = collect(self.model, self.optimizers, self.averages)
         if not all_finite(tensors):  # a broken gradient shows in the weights before it shows in a term
             self.result.divergence = Divergence(done - 1, "weights")
@@ -247,6 +268,12 @@ class Loop:
             self.show_progress(done)
         self.fabric.barrier()
         return True
+
+    def lap(self) -> float:
+        """Seconds since this was last asked, never below 0: clocks have gone backwards."""
+        now = time.monotonic()
+        seconds, self.clock = max(0.0, now - self.clock), now
+        return seconds
 
     def show_progress(self, done: int) -> None:
         """Write what the evaluated model makes of the same 16 prior samples to run_dir/progress; nothing for points."""
@@ -294,6 +321,17 @@ def refuse_another_run(config: RunConfig, objective: Objective, checkpoint: Chec
     if names:
         differences = ", ".join(f"{name} {saved.get(name)!r} there, {wanted[name]!r} here" for name in names)
         raise ParameterError(f"run_dir={config.run_dir!r} holds another run ({differences}); choose another run_dir")
+
+
+@contextmanager
+def naming_memory(config: RunConfig) -> Iterator[None]:
+    """Say which parameters decide whether a batch fits into the memory of a GPU, where it did not."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        asked = f"batch_size={config.batch_size} with precision={config.precision!r} does not fit ({str(error).splitlines()[0]})"
+        way_out = "lower batch_size or use precision='bf16-mixed', in another run_dir, or more devices, also in this one"
+        raise torch.OutOfMemoryError(f"{asked}; {way_out}") from None
 
 
 def compiled(model: nn.Module) -> nn.Module:
@@ -350,14 +388,15 @@ class FiniteWatch:
         self.iterations[key] = torch.where(~values.isfinite() & (seen < 0), i, seen)
 
     def first(self, member: int = 0) -> Divergence | None:
-        """The earliest term that was not finite; among those of one iteration a term before the loss it is part of."""
-        found = [
-            (iteration, name.endswith(".loss"), name)
-            for key, iterations in self.iterations.items()
-            for name, iteration in zip(key.split("\n"), iterations[:, member].tolist(), strict=True)
-            if iteration >= 0
-        ]
+        """The earliest term that was not finite; within an iteration of the first phase, a term before the loss it is part of."""
+        found = []
+        for key, iterations in self.iterations.items():
+            names = key.split("\n")
+            phases = [name.split(".")[0] for name in names]
+            for phase, name, iteration in zip(phases, names, iterations[:, member].tolist(), strict=True):
+                if iteration >= 0:
+                    found.append((iteration, phases.index(phase), name.endswith(".loss"), name))
         if not found:
             return None
-        iteration, _, name = min(found)
+        iteration, _, _, name = min(found)
         return Divergence(iteration, name)

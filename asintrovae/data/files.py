@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -29,12 +30,30 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a crash at any point leaves either the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:
+    """Write a file so that a crash or power cut at any point leaves either the old content or the new, never a part.
+
+    previous: the name that the old content keeps, in the same folder; without it the old content is gone.
+    Raises OSError, in one line that names the file, where it cannot be written; the old content then stays where it was.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        reason = f"{error.strerror}; what was saved before is kept, and the same command goes on from it"
+        raise OSError(error.errno, reason, str(path)) from None
+    with suppress(OSError):  # where folders cannot be synchronised: Windows, some network file systems
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # else the new name may be lost with the power
+        finally:
+            os.close(folder)

@@ -1,7 +1,8 @@
 """Sphinx extension: tables of the appendices, gathered when the book is built, so that they cannot drift from the chapters.
 
 `{departures}` collects the "Departs from the paper" boxes. `{chapter-times}` shows what executing the chapters took and
-on what; `{training-runs}` lists the runs behind the book, those made by this build and those recorded in data/runs.
+on what; `{training-runs}` lists the runs behind the book, those made by this build and those recorded in data/runs. `{chaos}` and
+`{soak}` show what the long tests recorded in data/reliability.
 """
 
 import json
@@ -92,6 +93,46 @@ def run_cells(records: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def chaos_table(book: Path) -> str:
+    """How often runs were killed and what came of it."""
+    record = json.loads((book.parent / "data" / "reliability" / "chaos.json").read_text())
+    rows = [
+        ["kills", record["kills"]],
+        ["of these inside a save", record["kills_in_a_save"]],
+        ["of these of one of two processes", record["kills_of_one_of_two_processes"]],
+        ["runs that were killed, resumed, and compared with one left alone", record["runs"]],
+        ["resumes", record["resumes"]],
+        ["faults tried", record["faults"]],
+        ["bad inputs tried", record["bad_inputs"]],
+        ["runs lost", len(record["lost"])],
+    ]
+    return table(["what", "how often"], [[what, str(number)] for what, number in rows], "75 25") + made_on(record)
+
+
+def soak_table(book: Path) -> str:
+    """Memory and open files of long runs."""
+    record = json.loads((book.parent / "data" / "reliability" / "soak.json").read_text())
+    header = ["run on", "iterations", "checkpoints", "bytes per iteration", "memory in MB", "open files"]
+    rows = [
+        [
+            run["run"],
+            f"{run['iterations']:,}",
+            str(run["checkpoints"]),
+            f"{run['bytes_per_iteration']:.1f}",
+            " to ".join(f"{size:.0f}" for size in run["memory_mb"]),
+            " to ".join(map(str, run["file_handles"])),
+        ]
+        for run in record["runs"]
+    ]
+    return table(header, rows, "14 18 16 20 18 14") + made_on(record)
+
+
+def made_on(record: dict[str, Any]) -> str:
+    """Machine, versions and day of a record."""
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return f"\n\nOn {record['machine']}, {record['date']}, with {versions}."
+
+
 class _Gathered(SphinxDirective):
     """Parses generated MyST in place."""
 
@@ -131,9 +172,27 @@ class TrainingRuns(_Gathered):
         return runs_table(book)
 
 
+class Chaos(_Gathered):
+    """Table of kills and faults."""
+
+    def text(self, book: Path) -> str:
+        """MyST."""
+        return chaos_table(book)
+
+
+class Soak(_Gathered):
+    """Table of memory and open files."""
+
+    def text(self, book: Path) -> str:
+        """MyST."""
+        return soak_table(book)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.add_directive("departures", Departures)
     app.add_directive("chapter-times", ChapterTimes)
     app.add_directive("training-runs", TrainingRuns)
+    app.add_directive("chaos", Chaos)
+    app.add_directive("soak", Soak)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,209 @@
+"""A run that is killed, or asked to end, at any moment ends like one that was left alone: to the bit, on a CPU."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+import torch
+from conftest import ROOT, build, tiny_config
+from killing import Forked, Tally, compare, config_of, kill_at_every_line, kill_at_random, lines_of_a_save, whole_run
+
+from asintrovae import build_data, ensemble, train
+from asintrovae.checkpoint import load_checkpoint
+from asintrovae.ensemble import train_ensemble
+from asintrovae.interruption import OWNER
+
+pytestmark = pytest.mark.xdist_group("reliability")  # one process forks the others
+SIGNALS = [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+each_signal = pytest.mark.parametrize(("number", "error"), SIGNALS, ids=["SIGINT", "SIGTERM"])
+
+
+def way_out(number, run_dir, more=""):
+    """What is said of a run that was asked to end."""
+    text = f"{number.name}: stopped; run_dir='{run_dir}'{more} has the checkpoint, from which the same command goes on"
+    return re.escape(text)
+
+
+def test_killed_at_random_moments(tmp_path):
+    tally, small = Tally(), {"model": "soft_intro", "ema": 0.9, "milestones": [30]}
+    seconds = whole_run(config_of(tmp_path / "whole", **small))
+    kill_at_random(config_of(tmp_path / "killed", **small), 5, seconds / 3, seed=1, tally=tally)
+    compare(tmp_path / "killed", tmp_path / "whole", tally)
+    assert not tally.lost
+    assert tally.kills == 5
+
+
+def test_killed_at_every_line_of_a_save(tmp_path):
+    tally, lines = Tally(), lines_of_a_save(tmp_path)
+    assert lines > 10
+    small = {"iterations": 3 * lines + 3, "checkpoint_every": 1}
+    whole_run(config_of(tmp_path / "whole", **small))
+    kill_at_every_line(config_of(tmp_path / "killed", **small), lines, tally)
+    compare(tmp_path / "killed", tmp_path / "whole", tally)
+    assert not tally.lost
+    assert tally.kills == lines
+
+
+def test_one_of_two_processes_killed(tmp_path):
+    """Its fellow cannot go on alone; together they take up where both were."""
+    tally, small = Tally(), {"model": "as_intro", "devices": 2, "iterations": 30, "c": 0.5}
+    seconds = whole_run(config_of(tmp_path / "whole", **small))
+    kill_at_random(config_of(tmp_path / "killed", **small), 2, seconds, seed=3, tally=tally)
+    compare(tmp_path / "killed", tmp_path / "whole", tally)
+    assert not tally.lost
+    assert tally.kills_of_one_of_two_processes == 2
+
+
+@pytest.mark.parametrize(("number", "devices"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGTERM, 2)])
+def test_a_signal_from_outside_saves_first(tmp_path, number, devices):
+    """Whenever it comes; of two processes one is told, and both stop at the same iteration."""
+    small = {"iterations": 300, "checkpoint_every": 300, "log_every": 100, "devices": devices}
+    whole_run(config_of(tmp_path / "whole", **small))
+    asked = config_of(tmp_path / "asked", **small)
+    forked = Forked(asked)
+    forked.signal(number, rank=devices - 1)
+    assert forked.end() == [1] * devices
+    assert re.search(way_out(number, asked.run_dir), (tmp_path / "asked.log").read_text().splitlines()[-1])
+    assert 0 < load_checkpoint(tmp_path / "asked").meta["iteration"] < 300
+    whole_run(asked)
+    tally = Tally()
+    compare(tmp_path / "asked", tmp_path / "whole", tally)
+    assert not tally.lost
+
+
+def test_processes_that_train_launches_are_ended_in_order(tmp_path):
+    """One of them dies, and says so in one line; then, in a second attempt, the caller is asked to end."""
+    config = config_of(tmp_path / "run", devices=2, iterations=10**6, checkpoint_every=10**6, log_every=10**6)
+    forked = Forked(config, launched=True)
+    while not (tmp_path / "run" / OWNER).exists():
+        assert not forked.wait(0.1)
+    family = psutil.Process(forked.processes[0].pid).children(recursive=True)
+    workers = [p for p in family if "asintrovae.worker" in p.cmdline() and "torch.distributed.run" not in p.cmdline()]
+    assert len(workers) == 2
+    workers[1].kill()
+    assert forked.end() == [1]
+    line = f"RuntimeError: devices=2: a process failed; run_dir='{config.run_dir}' keeps the last checkpoint, from which"
+    assert line in (tmp_path / "run.log").read_text()
+    assert not psutil.wait_procs(family, timeout=60)[1]
+    forked = Forked(config, launched=True)
+    forked.signal(signal.SIGTERM)
+    assert forked.end() == [1]
+    assert re.search(way_out(signal.SIGTERM, config.run_dir), (tmp_path / "run.log").read_text().splitlines()[-1])
+    assert load_checkpoint(tmp_path / "run").meta["iteration"] > 0
+
+
+class Telling:
+    """A data set that sends this process signals when a certain batch is asked for."""
+
+    def __init__(self, data, at, *numbers):
+        self.data, self.at, self.numbers, self.shape = data, at, numbers, data.shape
+
+    def batch(self, index):
+        for number in self.numbers * (index == self.at):
+            signal.raise_signal(number)
+        return self.data.batch(index)
+
+
+@pytest.fixture
+def before():
+    """Handlers as they were before training: they note what reaches them."""
+    seen = []
+    handlers = {number: signal.signal(number, lambda number, _: seen.append(number)) for number, _ in SIGNALS}
+    mine = [signal.getsignal(number) for number in handlers]
+    yield seen
+    assert [signal.getsignal(number) for number in handlers] == mine
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def train_told(config, at, *numbers):
+    data, model, objective = build(config)
+    return train(model, objective, Telling(data, at, *numbers), config), model
+
+
+@each_signal
+@pytest.mark.parametrize("at", [0, 13, 19])
+def test_a_signal_ends_the_run_after_the_iteration_it_comes_in(tmp_path, before, number, error, at):
+    """Also in the last one; what waits behind the run was not asked for any more."""
+    config = tiny_config(tmp_path / "told")
+    with pytest.raises(error, match=way_out(number, config.run_dir)):
+        train_told(config, at, number)
+    assert before == []
+    assert load_checkpoint(tmp_path / "told").meta["iteration"] == at + 1
+    (told, model), (whole, other) = train_told(config, None), train_told(tiny_config(tmp_path / "whole"), None)
+    assert told.history == whole.history
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@each_signal
+def test_a_second_signal_acts_as_outside(tmp_path, before, number, error):
+    with pytest.raises(error):
+        train_told(tiny_config(tmp_path), 13, number, number)
+    assert before == [number]
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path):
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert len(train_told(tiny_config(tmp_path), 13, signal.SIGINT)[0].history) == 4
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def test_outside_the_main_thread_signals_are_left_alone(tmp_path, before):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(train_told(tiny_config(tmp_path), 13)))
+    thread.start()
+    thread.join()
+    assert len(results[0][0].history) == 4
+
+
+def test_an_error_is_not_hidden_by_a_signal(tmp_path, before):
+    class Failing(Telling):
+        def batch(self, index):
+            x = super().batch(index)
+            if index == self.at:
+                raise ValueError("the data are gone")
+            return x
+
+    config = tiny_config(tmp_path)
+    data, model, objective = build(config)
+    with pytest.raises(ValueError, match="the data are gone"):
+        train(model, objective, Failing(data, 13, signal.SIGTERM), config)
+
+
+@each_signal
+def test_an_ensemble_saves_every_member(tmp_path, before, monkeypatch, number, error):
+    members = [tiny_config(tmp_path / f"told{k}", model="soft_intro", seed=k) for k in range(3)]
+    told = {0: [number]}
+    monkeypatch.setattr(ensemble, "build_data", lambda config: Telling(build_data(config), 13, *told.get(config.seed, [])))
+    with pytest.raises(error, match=way_out(number, members[0].run_dir, " and 2 more")):
+        train_ensemble(members)
+    monkeypatch.undo()
+    assert {load_checkpoint(tmp_path / f"told{k}").meta["iteration"] for k in range(3)} == {14}
+    whole = [config.model_copy(update={"run_dir": f"{config.run_dir}-whole"}) for config in members]
+    for one, other in zip(train_ensemble(members), train_ensemble(whole), strict=True):
+        assert one.history == other.history
+
+
+def test_papermill_says_how_to_go_on(tmp_path):
+    small = {"iterations": 10**6, "checkpoint_every": 10**6, "widths": [8], "batch_size": 16, "evaluation_samples": 100}
+    parameters = json.dumps({**small, "device": "cpu", "run_dir": str(tmp_path / "run")})
+    notebook = str(ROOT / "book" / "training" / "toy.ipynb")
+    command = [sys.executable, "-m", "papermill", notebook, str(tmp_path / "out.ipynb"), "-y", parameters]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as papermill:
+        while not (tmp_path / "run" / OWNER).exists():
+            assert papermill.poll() is None
+            time.sleep(0.1)
+        (kernel,) = [p for p in psutil.Process(papermill.pid).children(recursive=True) if "ipykernel_launcher" in p.cmdline()]
+        kernel.send_signal(signal.SIGINT)
+        said = papermill.communicate()[1]
+    assert papermill.returncode == 1
+    assert re.search(f"KeyboardInterrupt: {way_out(signal.SIGINT, tmp_path / 'run')}", said)
+    assert load_checkpoint(tmp_path / "run").meta["iteration"] > 0

@@ -1,0 +1,46 @@
+"""What the long tests recorded, and that the book shows it."""
+
+import json
+
+import pytest
+from conftest import ROOT
+from soak import MAY_GROW, POINTS
+from test_appendices import appendices
+
+RECORDS = ROOT / "data" / "reliability"
+
+
+@pytest.fixture(params=["chaos", "soak"])
+def table(request):
+    text = getattr(appendices, f"{request.param}_table")(ROOT / "book")
+    return request.param, text, json.loads((RECORDS / f"{request.param}.json").read_text())
+
+
+def test_enough_was_tried_and_nothing_lost():
+    record = json.loads((RECORDS / "chaos.json").read_text())
+    assert record["kills"] >= 50
+    assert record["kills_in_a_save"] >= 10
+    assert record["kills_of_one_of_two_processes"] >= 10
+    assert record["resumes"] == record["kills"]
+    assert record["faults"] >= 30
+    assert record["bad_inputs"] >= 50
+    assert record["lost"] == []
+
+
+def test_a_long_run_is_flat():
+    points, pictures = json.loads((RECORDS / "soak.json").read_text())["runs"]
+    assert points["iterations"] == POINTS["iterations"] == 200_000
+    assert pictures["rows_of_samples"] == pictures["checkpoints"] >= 100
+    for run in (points, pictures):
+        assert run["checkpoints"] >= 100
+        assert run["rows_of_the_history"] >= 200
+        assert run["bytes_per_iteration"] < MAY_GROW
+        assert run["file_handles"][0] == run["file_handles"][1]
+        assert not run["diverged"]
+
+
+def test_the_book_shows_the_records(table):
+    name, text, record = table
+    assert f"{{{name}}}" in (ROOT / "book" / "appendix" / "reliability.md").read_text()
+    assert f"On {record['machine']}, {record['date']}, with python" in text
+    assert text.count("\n* -") == (9 if name == "chaos" else 3)
