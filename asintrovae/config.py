@@ -82,6 +82,7 @@ class RunConfig(BaseModel):
     evaluation_samples: Count = 5000
     feature_network: Literal["mnist-classifier", "inception"] | None = None
     fid_weights: str | None = None
+    fid_precision: Literal["32-true", "bf16-mixed"] = "32-true"
     log_every: Count = 100
     checkpoint_every: Count = 1000
     run_dir: Annotated[str, Field(min_length=1)] = "runs/toy"
