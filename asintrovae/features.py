@@ -74,7 +74,8 @@ def to_bytes(images: Tensor) -> Tensor:
 
 def cache_dir() -> Path:
     """Where features of real images are kept: $ASINTROVAE_CACHE, else asintrovae/ in the user's cache, ~/.cache."""
-    return Path(os.environ.get("ASINTROVAE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "asintrovae").expanduser()
+    of_user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "asintrovae"
+    return Path(os.environ.get("ASINTROVAE_CACHE") or of_user).expanduser()
 
 
 def real_features(network: FeatureNetwork, images: Tensor, dataset: str, split: str) -> Tensor:
@@ -131,8 +132,8 @@ def build_features(config: RunConfig) -> FeatureNetwork | None:
 
     "mnist-classifier" is the small network that travels with the package. "inception" is InceptionV3 with the weights that
     FID is defined with (Heusel et al. 2017), its 2048 pool features, as torchmetrics builds it: from config.fid_weights,
-    else from torchmetrics' own download; config.fid_precision is its precision. Another network is never put in its place. Raises ModuleNotFoundError without
-    torch-fidelity, FileNotFoundError without weights, ValueError for a file that holds other ones.
+    else from torchmetrics' own download, in config.fid_precision. Another network is never put in its place. Raises
+    ModuleNotFoundError without torch-fidelity, FileNotFoundError without weights, ValueError for a file of other ones.
     """
     if config.feature_network is None:
         return None

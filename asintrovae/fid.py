@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", choices=DATASETS["images"])
     parser.add_argument("--count", type=int, help="images of each split; all without it")
-    parser.add_argument("--fid-weights", metavar="PATH", help="file of InceptionV3's weights; without it torchmetrics downloads them")
+    parser.add_argument("--fid-weights", metavar="PATH", help="InceptionV3's weights; without it torchmetrics downloads them")
     parser.add_argument("--fid-precision", default="32-true", help="32-true or bf16-mixed, which is faster and changes the score")
     parser.add_argument("--data-dir", metavar="PATH", help="folder of the data sets, else $ASINTROVAE_DATA, else ./data")
     parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
