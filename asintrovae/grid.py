@@ -20,11 +20,8 @@ from asintrovae.training import FREE_PARAMETERS
 KEYS = ("notebook", "run_dir", "fixed", "axes", "seeds")
 COLUMNS = ("seed", "status", "diverged_iteration", "diverged_term", "seconds", "code", "torch", "device")
 DONE = ("finished", "diverged")
-EVALUATED = {
-    "evaluation_samples",
-    "feature_network",
-    "fid_precision",
-}  # free while a run trains, but a record's metrics depend on them
+EVALUATED = {"evaluation_samples", "feature_network", "fid_precision"}
+"""Free while a run trains, but a record's metrics depend on them."""
 
 
 @contextmanager
