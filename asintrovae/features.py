@@ -91,10 +91,15 @@ def real_features(network: FeatureNetwork, images: Tensor, dataset: str, split: 
     return torch.cat([_part(network, part, dataset, split, index * PART) for index, part in enumerate(parts)])
 
 
+def sha256(tensor: Tensor) -> str:
+    """SHA-256 of the bytes of a tensor on the CPU."""
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+
+
 def _part(network: FeatureNetwork, images: Tensor, dataset: str, split: str, first: int) -> Tensor:
-    pixels = to_bytes(images).cpu().contiguous()
+    pixels = to_bytes(images).cpu()
     key = {"dataset": dataset, "split": split, "first": str(first), "count": str(len(pixels))}
-    key |= {"resolution": "x".join(map(str, pixels.shape[2:])), "images": hashlib.sha256(pixels.numpy().tobytes()).hexdigest()}
+    key |= {"resolution": "x".join(map(str, pixels.shape[2:])), "images": sha256(pixels)}
     key |= {"network": network.name, "weights": network.weights, "resize": RESIZE}
     key |= {"precision": network.precision, "device": network.device.type}
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
@@ -102,7 +107,7 @@ def _part(network: FeatureNetwork, images: Tensor, dataset: str, split: str, fir
     if (features := _kept(path, key)) is None:
         features = network(pixels)
         try:
-            write_atomically(path, save({"features": features}, metadata=key))
+            write_atomically(path, save({"features": features}, metadata={**key, "sha256": sha256(features)}))
         except OSError as error:
             ways = "set ASINTROVAE_CACHE to a folder that can be written"
             warnings.warn(f"features of {dataset} are not kept in {cache_dir()} ({error.strerror}); {ways}", stacklevel=3)
@@ -111,16 +116,15 @@ def _part(network: FeatureNetwork, images: Tensor, dataset: str, split: str, fir
 
 def _kept(path: Path, key: dict[str, str]) -> Tensor | None:
     """The features that a file keeps under this key, None where it does not."""
-    if not path.exists():
-        return None
     try:
+        if not path.exists():
+            return None
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header == key:
-                features: Tensor = file.get_tensor("features")
-                return features
+            header, features = file.metadata() or {}, file.get_tensor("features")
         other = [f"{name}={header.get(name)!r} instead of {key[name]!r}" for name in key if header.get(name) != key[name]]
-        reason = f"is of {', '.join(other)}"
+        if not other and header.get("sha256") == sha256(features):
+            return features
+        reason = f"is of {', '.join(other)}" if other else "is damaged (its features do not fit their checksum)"
     except (SafetensorError, OSError) as error:
         reason = f"is damaged ({error})"
     warnings.warn(f"{path} {reason}; its features are computed again", stacklevel=4)
