@@ -101,6 +101,7 @@ class RunConfig(BaseModel):
     evaluation_samples: Annotated[int, Number, Field(ge=2, le=10**7)] = 5000
     feature_network: Literal["mnist-classifier", "inception"] | None = None
     fid_weights: PathName | None = None
+    fid_precision: Literal["32-true", "bf16-mixed"] = "32-true"
     log_every: Count = 100
     checkpoint_every: Count = 1000
     run_dir: PathName = "runs/toy"

@@ -1,33 +1,53 @@
 """Feature networks: what the Fréchet distance and k-NN precision and recall see of an image."""
 
+import hashlib
+import json
+import os
 import pickle
+import warnings
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm  # text: a widget would be there even where the bar never shows
 
 from asintrovae.config import RunConfig
-from asintrovae.data.files import embedded
+from asintrovae.data.files import embedded, write_atomically
 
 CHUNK = 64
 """Images that go through a feature network together."""
+PART = 500
+"""Real images whose features are kept in one file; an interruption costs at most so many."""
+RESIZE = "bilinear, half-pixel centres"
+"""How inception brings images to 299 x 299: as torchmetrics does it by default, fixed here since that has changed once."""
 
 
 class FeatureNetwork:
     """A fixed network that scores images; scores are comparable only with the same network, so it carries its name.
 
     name: "mnist-classifier" or "inception". network: module from bytes (B, C, H, W), uint8, to features (B, F), C being
-    `channels`. device: where it computes.
+    `channels`. device: where it computes. precision: "bf16-mixed" is bfloat16 autocast, another score than "32-true".
     """
 
-    def __init__(self, name: str, network: nn.Module, channels: int, device: torch.device) -> None:
+    def __init__(self, name: str, network: nn.Module, channels: int, device: torch.device, precision: str = "32-true") -> None:
         self.name, self.network, self.channels, self.device = name, network.eval().to(device), channels, device
+        self.precision = precision
+
+    @cached_property
+    def weights(self) -> str:
+        """SHA-256 of all that the features depend on: every weight, without those of InceptionV3's output layer `fc`."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            if not name.startswith("fc.") and not name.endswith("num_batches_tracked"):
+                digest.update(name.encode() + b"\0" + tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features (B, F), float32 on the CPU, of images (B, C, H, W), C = 1 or 3.
+        """Features (B, F), float32 on the CPU, of images (B, C, H, W), C = 1 or 3, in [0, 1] or bytes.
 
         Values are clamped to [0, 1] and cut to bytes as torchmetrics does, real and generated images alike; grey is
         repeated to three channels where the network asks for three. An image that is not finite has NaN features.
@@ -41,9 +61,74 @@ class FeatureNetwork:
 
     def _features(self, images: Tensor) -> Tensor:
         finite = images.flatten(1).isfinite().all(1, keepdim=True)
-        pixels = (images.nan_to_num().clamp(0, 1) * 255).byte().expand(-1, self.channels, -1, -1)
-        features: Tensor = self.network(pixels).float()
+        pixels = to_bytes(images).expand(-1, self.channels, -1, -1)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
+            features: Tensor = self.network(pixels).float()
         return features.masked_fill(~finite, torch.nan).cpu()
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Images in [0, 1] cut to bytes 0..255; bytes as they are."""
+    return images if images.dtype == torch.uint8 else (images.nan_to_num().clamp(0, 1) * 255).byte()
+
+
+def cache_dir() -> Path:
+    """Where features of real images are kept: $ASINTROVAE_CACHE, else asintrovae/ in the user's cache, ~/.cache."""
+    of_user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "asintrovae"
+    return Path(os.environ.get("ASINTROVAE_CACHE") or of_user).expanduser()
+
+
+def real_features(network: FeatureNetwork, images: Tensor, dataset: str, split: str) -> Tensor:
+    """Features (N, F) of real images (N, C, H, W), of "inception" computed once and kept in `cache_dir`, 8 kB an image.
+
+    They are kept PART images at a time, so an interrupted computation goes on where it was, and a larger N of the same
+    images uses them. The header of a file says what its features are of; a damaged one, or one of other images or
+    weights, is computed again with a warning. The folder may be deleted at any time.
+    """
+    if network.name != "inception":  # takes seconds
+        return network(images)
+    parts = tqdm(torch.split(images, PART), desc=f"{dataset}, {split}", unit=f"{PART} images", delay=5, leave=False)
+    return torch.cat([_part(network, part, dataset, split, index * PART) for index, part in enumerate(parts)])
+
+
+def sha256(tensor: Tensor) -> str:
+    """SHA-256 of the bytes of a tensor on the CPU."""
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _part(network: FeatureNetwork, images: Tensor, dataset: str, split: str, first: int) -> Tensor:
+    pixels = to_bytes(images).cpu()
+    key = {"dataset": dataset, "split": split, "first": str(first), "count": str(len(pixels))}
+    key |= {"resolution": "x".join(map(str, pixels.shape[2:])), "images": sha256(pixels)}
+    key |= {"network": network.name, "weights": network.weights, "resize": RESIZE}
+    key |= {"precision": network.precision, "device": network.device.type}
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    path = cache_dir() / f"{dataset}-{split}-{first}-{name}.safetensors"
+    if (features := _kept(path, key)) is None:
+        features = network(pixels)
+        try:
+            write_atomically(path, save({"features": features}, metadata={**key, "sha256": sha256(features)}))
+        except OSError as error:
+            ways = "set ASINTROVAE_CACHE to a folder that can be written"
+            warnings.warn(f"features of {dataset} are not kept in {cache_dir()} ({error.strerror}); {ways}", stacklevel=3)
+    return features
+
+
+def _kept(path: Path, key: dict[str, str]) -> Tensor | None:
+    """The features that a file keeps under this key, None where it does not."""
+    try:
+        if not path.exists():
+            return None
+        with safe_open(path, framework="pt") as file:
+            header, features = file.metadata() or {}, file.get_tensor("features")
+        other = [f"{name}={header.get(name)!r} instead of {key[name]!r}" for name in key if header.get(name) != key[name]]
+        if not other and header.get("sha256") == sha256(features):
+            return features
+        reason = f"is of {', '.join(other)}" if other else "is damaged (its features do not fit their checksum)"
+    except (SafetensorError, OSError) as error:
+        reason = f"is damaged ({error})"
+    warnings.warn(f"{path} {reason}; its features are computed again", stacklevel=4)
+    return None
 
 
 def build_features(config: RunConfig) -> FeatureNetwork | None:
@@ -51,14 +136,14 @@ def build_features(config: RunConfig) -> FeatureNetwork | None:
 
     "mnist-classifier" is the small network that travels with the package. "inception" is InceptionV3 with the weights that
     FID is defined with (Heusel et al. 2017), its 2048 pool features, as torchmetrics builds it: from config.fid_weights,
-    else from torchmetrics' own download. Another network is never put in its place. Raises ModuleNotFoundError without
-    torch-fidelity, FileNotFoundError without weights, ValueError for a file that holds other ones.
+    else from torchmetrics' own download, in config.fid_precision. Another network is never put in its place. Raises
+    ModuleNotFoundError without torch-fidelity, FileNotFoundError without weights, ValueError for a file of other ones.
     """
     if config.feature_network is None:
         return None
     if config.feature_network == "mnist-classifier":
         return FeatureNetwork("mnist-classifier", mnist_classifier(), 1, config.torch_device())
-    return FeatureNetwork("inception", inception(config.fid_weights), 3, config.torch_device())
+    return FeatureNetwork("inception", inception(config.fid_weights), 3, config.torch_device(), config.fid_precision)
 
 
 class MNISTClassifier(nn.Module):
@@ -97,7 +182,7 @@ def inception(weights: str | None) -> nn.Module:
     try:
         if weights is not None:
             torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity would run any code in the file
-        return NoTrainInceptionV3("inception-v3-compat", ["2048"], weights)
+        return NoTrainInceptionV3("inception-v3-compat", ["2048"], weights, antialias=True)
     except ModuleNotFoundError:
         message = "feature_network='inception' needs torch-fidelity, which is not installed: pip install 'asintrovae[fid]'"
         raise ModuleNotFoundError(f"{message}, or feature_network=None for a run without FID") from None

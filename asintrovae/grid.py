@@ -24,7 +24,8 @@ DONE = ("finished", "diverged")
 TABLES = ("table.csv", "table.parquet")
 LARGEST_FILE, LARGEST_GRID = 2**20, 10**5
 """Bytes of a YAML file and points of a grid beyond which it is refused."""
-EVALUATED = {"evaluation_samples", "feature_network"}  # free while a run trains, but a record's metrics depend on them
+EVALUATED = {"evaluation_samples", "feature_network", "fid_precision"}
+"""Free while a run trains, but a record's metrics depend on them."""
 
 
 @contextmanager

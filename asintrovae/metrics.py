@@ -9,7 +9,7 @@ from torch import Tensor
 
 from asintrovae.config import RunConfig
 from asintrovae.data import ImageData, ToyData
-from asintrovae.features import FeatureNetwork
+from asintrovae.features import FeatureNetwork, real_features
 from asintrovae.gaussian import Gaussian
 from asintrovae.networks import GAN, Autoencoder, evaluating
 from asintrovae.randomness import generator_for
@@ -199,7 +199,7 @@ def evaluate(
         metrics |= evaluate_points(real, sample(model, len(real), config.seed), data)
     if features is not None:
         fake = torch.cat([features(part) for part in samples(model, len(real), config.seed)])
-        metrics |= evaluate_features(features(real), fake, features.name)
+        metrics |= evaluate_features(real_features(features, real, config.dataset, "test"), fake, features.name)
     if isinstance(model, Autoencoder):
         x_r, q = reconstruct(model, real)
         metrics |= {"active_units": active_units(q), "kl": float(q.kl().mean())}

@@ -50,6 +50,7 @@ FREE_PARAMETERS = {
         "evaluation_samples",
         "feature_network",
         "fid_weights",
+        "fid_precision",
         "log_every",
         "checkpoint_every",
     ),

@@ -1,22 +1,36 @@
 """Feature networks, and the scores of generated images that rest on them."""
 
 import hashlib
+import json
 import math
+import os
+import shutil
 import urllib.error
+import warnings
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, build, tiny_config
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
-from asintrovae import ParameterError, build_features, evaluate, frechet_distance, precision_recall, train
+from asintrovae import ParameterError, build_features, evaluate, fid, frechet_distance, precision_recall, train
 from asintrovae.data.sources import MNIST_FILES, find_images, read_idx
-from asintrovae.features import FeatureNetwork, mnist_classifier
+from asintrovae.features import PART, FeatureNetwork, mnist_classifier, real_features
 from asintrovae.metrics import evaluate_features, moments, sample
 
 CLASSIFIER = ROOT / "data" / "mnist-classifier"
 DIGITS = {"dataset": "mnist-subset", "feature_network": "mnist-classifier", "widths": (2, 2), "batch_size": 4}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty folder for features, instead of this user's."""
+    monkeypatch.setenv("ASINTROVAE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +82,16 @@ def test_features_are_of_bytes_in_any_chunks_and_not_finite_where_the_image_is_n
 class Channels(nn.Module):
     """A stand-in of known answer: bytes (B, 3, H, W) to the channels' means and two corners, (B, 5)."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, antialias=True):
         super().__init__()
-        self.arguments, self.num_features = arguments, 5
+        assert antialias
+        self.arguments, self.num_features, self.seen = arguments[:3], 5, 0
+        self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, pixels):
         assert pixels.dtype == torch.uint8
         assert pixels.shape[1] == 3
+        self.seen += len(pixels)
         pixels = pixels.double()
         return torch.cat([pixels.mean((2, 3)), pixels[:, 0, 0, :2]], 1)
 
@@ -113,11 +130,182 @@ def test_inception_is_torchmetrics_with_grey_as_three_channels(monkeypatch, tmp_
     assert not torch.equal(means[0], means[1])
 
 
-def refuse(*_):
+def channels(weight=1.0, precision="32-true"):
+    network = FeatureNetwork("inception", Channels(), 3, torch.device("cpu"), precision)
+    network.network.weight.data.fill_(weight)
+    return network
+
+
+def kept(network, images, split="test"):
+    """Features of real images and how many images the network looked at for them; a warning is an error."""
+    before = network.network.seen
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        features = real_features(network, images, "cifar10", split)
+    assert torch.equal(features, network.network(images.expand(-1, 3, -1, -1)).float())
+    return network.network.seen - before - len(images)
+
+
+def test_features_of_real_images_are_computed_once(cache, generator):
+    images = torch.randint(256, (2 * PART + 7, 1, 4, 4), dtype=torch.uint8, generator=generator)
+    assert kept(channels(), images[: PART + 3]) == PART + 3
+    assert kept(channels(), images[: PART + 3]) == 0
+    assert kept(channels(), images) == PART + 7  # the first part is known
+    assert torch.equal(real_features(channels(), images / 255, "cifar10", "test"), channels()(images))
+    changed = images.clone()
+    changed[PART, 0, 0, 0] += 1
+    assert kept(channels(), changed) == PART
+    for other in (channels(weight=2.0), channels(precision="bf16-mixed")):
+        assert kept(other, images) == len(images)
+        assert kept(other, images) == 0
+    assert kept(channels(), images, "train") == len(images)
+    assert kept(channels(), images) == 0
+    with safe_open(next(cache.glob("cifar10-train-0-*")), framework="pt") as file:
+        header = file.metadata()
+    assert header["weights"] == channels().weights
+    known = {"dataset": "cifar10", "split": "train", "count": str(PART), "resolution": "4x4", "precision": "32-true"}
+    assert known.items() <= header.items()
+    assert header["resize"].startswith("bilinear")
+
+
+def test_an_interrupted_computation_goes_on_where_it_was(generator):
+    images = torch.randint(256, (3 * PART, 1, 4, 4), dtype=torch.uint8, generator=generator)
+    network = channels()
+    forward = network.network.forward
+
+    def interrupted(pixels):
+        if network.network.seen >= 2 * PART:
+            raise KeyboardInterrupt
+        return forward(pixels)
+
+    network.network.forward = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        real_features(network, images, "cifar10", "test")
+    assert kept(channels(), images) == PART
+
+
+def test_damaged_and_foreign_files_are_named_and_computed_again(cache, generator):
+    images = torch.randint(256, (2, 10, 3, 4, 4), dtype=torch.uint8, generator=generator)
+    for split, part in zip(("test", "train"), images, strict=True):
+        assert kept(channels(), part, split) == 10
+    test, train = (next(cache.glob(f"cifar10-{split}-*")) for split in ("test", "train"))
+    whole = test.read_bytes()
+    spoil = {
+        r"test-0-.* is of split='train' instead of 'test', images='\w+' instead .* again": lambda: shutil.copy(train, test),
+        r"test-0-.* is damaged \(its features do not fit": lambda: test.write_bytes(whole[:-5] + b"12345"),
+        r"test-0-.* is damaged \(": lambda: test.write_bytes(whole[:-5]),
+        r"test-0-.* is damaged .*": lambda: test.write_bytes(b""),
+    }
+    for words, change in spoil.items():
+        change()
+        with pytest.warns(UserWarning, match=words):
+            features = real_features(channels(), images[0], "cifar10", "test")
+        assert torch.equal(features, channels()(images[0]))
+        assert kept(channels(), images[0]) == 0
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_features_that_cannot_be_kept_are_computed_all_the_same(monkeypatch, generator):
+    images = torch.randint(256, (10, 3, 4, 4), dtype=torch.uint8, generator=generator)
+    monkeypatch.setenv("ASINTROVAE_CACHE", str(ROOT / "README.md" / "cache"))
+    with pytest.warns(UserWarning, match=r"cifar10 are not kept in .*README.md/cache \(.*\); set ASINTROVAE_CACHE to a folder"):
+        features = real_features(channels(), images, "cifar10", "test")
+    assert torch.equal(features, channels()(images))
+
+
+def test_evaluate_looks_at_real_images_once(cache, monkeypatch, tmp_path):
+    from asintrovae._torchvision import torchvision  # noqa: F401
+
+    monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", Channels)
+    torch.save({}, tmp_path / "weights.pth")
+    here = {"feature_network": "inception", "fid_weights": str(tmp_path / "weights.pth"), "evaluation_samples": 30}
+    run = tiny_config(tmp_path, **DIGITS | here)
+    data, network, _ = build(run)
+    first, second = build_features(run), build_features(run)
+    scores = [evaluate(network, data, run, features) for features in (first, second)]
+    assert scores[0] == scores[1]
+    assert scores[0]["fid"] > 0
+    assert (first.network.seen, second.network.seen) == (60, 30)
+    assert [path.name.rsplit("-", 1)[0] for path in cache.iterdir()] == ["mnist-subset-test-0"]
+
+
+def test_bfloat16_is_autocast_and_another_score():
+    images = torch.randint(256, (8, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    class Convolution(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 4, 3)
+
+        def forward(self, pixels):
+            return self.layer(pixels.float() / 255).flatten(1)
+
+    network = Convolution()
+    exact, rounded = (FeatureNetwork("inception", network, 3, torch.device("cpu"), p)(images) for p in ("32-true", "bf16-mixed"))
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    assert torch.equal(rounded, rounded.bfloat16().float())
+    torch.testing.assert_close(exact, rounded, atol=0.02, rtol=0.02)
+
+
+def test_weights_are_known_by_a_hash_of_what_features_depend_on():
+    network = channels()
+    same, other = channels(), channels(weight=1.0001)
+    same.network.fc = nn.Linear(5, 3)
+    assert network.weights == same.weights
+    assert network.weights != other.weights
+
+
+@pytest.fixture(scope="module")
+def fid_weights():
+    """The real weights, where this machine has them."""
+    download = Path(torch.hub.get_dir()) / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+    path = Path(os.environ.get("ASINTROVAE_FID_WEIGHTS") or download)
+    if find_spec("torch_fidelity") is None or not path.is_file():
+        pytest.skip("no weights of FID's InceptionV3: ASINTROVAE_FID_WEIGHTS names none and torch-fidelity has downloaded none")
+    return str(path)
+
+
+@pytest.mark.parametrize("dataset", ["mnist-subset", "cifar10"])
+def test_features_of_fixed_images_are_those_recorded(dataset, fid_weights, tmp_path, request):
+    if dataset == "cifar10":
+        request.getfixturevalue("mnist_root")
+    run = tiny_config(tmp_path, dataset=dataset, feature_network="inception", fid_weights=fid_weights)
+    features, recorded = build_features(run), load_file(ROOT / "data" / "fid" / "features.safetensors")[dataset]
+    assert recorded.shape == (4, 2048)
+    assert 0.2 < recorded.mean() < 0.7
+    torch.testing.assert_close(features(find_images(dataset)[1][:4]), recorded, atol=2e-3, rtol=2e-3)
+    assert features.weights == json.loads((ROOT / "data" / "fid" / "record.json").read_text())["weights"]
+
+
+def test_fid_program_scores_real_against_real(monkeypatch, capsys, cache, tmp_path):
+    from asintrovae._torchvision import torchvision  # noqa: F401
+
+    monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", Channels)
+    torch.save({}, tmp_path / "weights.pth")
+    fid.main(["mnist-subset", "--count", "1500", "--device", "cpu", "--fid-weights", str(tmp_path / "weights.pth")])
+    printed = capsys.readouterr().out
+    train_set, test_set = (channels()(split) for split in find_images("mnist-subset"))
+    expected = frechet_distance(*moments(train_set[:1500]), *moments(test_set))
+    assert printed.startswith(f"mnist-subset, first 1,500 training against 1,000 test images: FID {expected:.2f} (32-true, cpu, ")
+    assert len(list(cache.iterdir())) == 5
+    for arguments, words in (
+        (["mnist-subset", "--fid-weights", "no.pth"], "fid_weights='no.pth' is no file; set fid_weights to a local"),
+        (["folder"], "dataset='folder' needs data_dir"),
+        (["mnist-subset", "--fid-precision", "16"], "fid_precision='16': should be '32-true' or 'bf16-mixed'"),
+        (["mnist-subset", "--count", "1"], "--count 1: a covariance needs at least 2 images"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            fid.main(arguments)
+        assert caught.value.code
+        assert words in capsys.readouterr().err
+
+
+def refuse(*_, **__):
     raise urllib.error.URLError("no route")
 
 
-def not_there(*_):
+def not_there(*_, **__):
     raise ModuleNotFoundError("torch-fidelity")
 
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def fingerprint(notebook: nbformat.NotebookNode) -> str:
     """Hash of everything the outputs depend on: code cells in order, package, pinned versions, recorded runs."""
     digest = hashlib.sha256(code_hash().encode() + (ROOT / "constraints.txt").read_bytes())
-    for path in sorted((ROOT / "data" / "runs").rglob("record.json")):
+    for path in sorted((ROOT / "data").rglob("record.json")):
         digest.update(path.read_bytes())
     for cell in notebook.cells:
         if cell.cell_type == "code":

@@ -1,0 +1,132 @@
+"""Measure what a FID can tell: its floor, its dependence on the sample count, and what resize, JPEG and bfloat16 do to it.
+
+usage: ASINTROVAE_DATA=FOLDER OMP_NUM_THREADS=2 python data/fid/make.py WEIGHTS
+FOLDER holds MNIST and CIFAR-10, WEIGHTS is the file of InceptionV3's weights. Writes record.json and, of eight fixed images,
+features.safetensors. Half an hour of one core; interrupted, it goes on where it was, since all features are kept.
+"""
+
+import io
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from asintrovae import build_model, frechet_distance, load_run
+from asintrovae.data.files import embedded
+from asintrovae.data.images import shuffled
+from asintrovae.data.sources import find_images
+from asintrovae.features import RESIZE, FeatureNetwork, inception, real_features
+from asintrovae.metrics import moments, sample
+from asintrovae.records import versions
+
+HERE = Path(__file__).resolve().parent
+COUNTS, FEW = (500, 1000, 2000), 500
+MODELS = {"vae": 500, "soft_intro": 1000, "as_intro": 1000}
+"""Recorded runs of which so many images are drawn."""
+
+
+def fid(a: Tensor, b: Tensor) -> float:
+    return round(float(frechet_distance(*moments(a), *moments(b))), 3)
+
+
+def fids(a: Tensor, b: Tensor) -> dict[str, list[float]]:
+    """By sample count n: the FID of each pair of disjoint blocks of n images, as far as there are so many."""
+    least = min(len(a), len(b))
+    blocks = {n: zip(a[:least].split(n), b[:least].split(n), strict=True) for n in COUNTS if n <= least}
+    return {str(n): [fid(*pair) for pair in pairs] for n, pairs in blocks.items()}
+
+
+def through_pillow(images: Tensor, change) -> Tensor:
+    """Bytes (N, 3, H, W), each image changed on its own."""
+    changed = [change(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in images]
+    return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in changed])
+
+
+def jpeg(image: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "jpeg", quality=quality)
+    return Image.open(file).convert("RGB")
+
+
+def bicubic(image: Image.Image) -> Image.Image:
+    return image.resize((299, 299), Image.Resampling.BICUBIC)
+
+
+def networks(weights: str) -> dict[str, FeatureNetwork]:
+    """Three forms of one network: in bfloat16, in float32, and in bfloat16 with the resize of TensorFlow 1."""
+    made = {name: FeatureNetwork("inception", inception(weights), 3, torch.device("cpu"), "bf16-mixed") for name in "abc"}
+    made["b"].precision, made["c"].network.use_antialias = "32-true", False
+    return dict(zip(("bfloat16", "float32", "tensorflow1"), made.values(), strict=True))
+
+
+def measure(weights: str) -> dict:
+    network = networks(weights)
+    cifar = dict(zip(("train", "test"), (split[:2000] for split in find_images("cifar10")), strict=True))
+    few = {split: images[:FEW] for split, images in cifar.items()}
+
+    def features(images: Tensor, what: str, how: str = "bfloat16") -> Tensor:
+        return real_features(network[how], images, *what.split("-", 1))
+
+    real = {split: features(images, f"cifar10-{split}") for split, images in cifar.items()}
+    train, test = (real[split][:FEW] for split in ("train", "test"))
+    found = {"floor": {"cifar10": fids(real["train"], real["test"])}}
+
+    spoiled = {"none": test}
+    for quality in (90, 50):
+        images = through_pillow(few["test"], lambda image, quality=quality: jpeg(image, quality))
+        spoiled[f"JPEG {quality}"] = features(images, f"cifar10-test-jpeg{quality}")
+    spoiled["bicubic"] = features(through_pillow(few["test"], bicubic), "cifar10-test-bicubic")
+    spoiled["TensorFlow 1"] = features(few["test"], "cifar10-test-tensorflow1", "tensorflow1")
+    spoiled["float32"] = features(few["test"], "cifar10-test", "float32")
+    found["one side"] = {how: {"train": fid(train, f), "itself": fid(test, f)} for how, f in spoiled.items()}
+
+    both = {
+        "none": train,
+        "TensorFlow 1": features(few["train"], "cifar10-train-tensorflow1", "tensorflow1"),
+        "float32": features(few["train"], "cifar10-train", "float32"),
+    }
+    found["both sides"] = {how: fid(f, spoiled[how]) for how, f in both.items()}
+
+    digits = (shuffled(images)[:1000] for images in find_images("mnist"))
+    real = {split: features(images, f"mnist-{split}") for split, images in zip(("train", "test"), digits, strict=True)}
+    found["floor"]["mnist"] = fids(real["train"], real["test"])
+    runs = {name: load_run(embedded("runs/mnist_laptop") / f"{name}-0") for name in MODELS}
+    fakes = {name: features(sample(run.model, MODELS[name], 0), f"samples-{name}") for name, run in runs.items()}
+    torch.manual_seed(0)
+    fakes["untrained"] = features(sample(build_model(runs["vae"].config, (1, 28, 28)), FEW, 0), "samples-untrained")
+    found["models"] = {name: fids(fake, real["test"]) for name, fake in fakes.items()}
+    found["weights"] = network["bfloat16"].weights
+    return found
+
+
+def fixed_images() -> dict[str, Tensor]:
+    """Four digits that travel with the package and four images of CIFAR-10, all from the beginning of the test sets."""
+    return {name: find_images(name)[1][:4] for name in ("mnist-subset", "cifar10")}
+
+
+def main(weights: str) -> None:
+    start = time.process_time()
+    exact = FeatureNetwork("inception", inception(weights), 3, torch.device("cpu"))
+    save_file({name: exact(images) for name, images in fixed_images().items()}, HERE / "features.safetensors")
+    record = {
+        **measure(weights),
+        "resize": RESIZE,
+        "precision": "bf16-mixed",
+        "command": "python data/fid/make.py WEIGHTS",
+        "device": f"cpu {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "core_seconds_of_the_last_part": round(time.process_time() - start),
+        "versions": versions(),
+    }
+    (HERE / "record.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
