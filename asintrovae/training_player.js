@@ -20,7 +20,7 @@ export const decode = (text) => Uint8Array.from(atob(text), (character) => chara
 
 const LAYOUT = `
   .asintrovae .controls.film { grid-template-columns: max-content minmax(0, 1fr); }
-  .asintrovae .film output { text-align: left; grid-column: 2; grid-row: 2; }
+  .asintrovae .film .value { text-align: left; grid-column: 2; grid-row: 2; }
   .asintrovae .film .play { grid-column: 1; grid-row: 2; }
   .asintrovae .models { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 6px; }
   .asintrovae .model { display: grid; gap: 4px; align-content: start; }

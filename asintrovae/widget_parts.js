@@ -10,7 +10,7 @@ const STYLE = `
     align-items: center; }
   .asintrovae .controls > label { display: contents; }
   .asintrovae .controls > label.check { display: block; grid-column: 1 / -1; }
-  .asintrovae .controls output { min-width: 3.2em; text-align: right; font-variant-numeric: tabular-nums; }
+  .asintrovae .controls .value { min-width: 3.2em; text-align: right; font-variant-numeric: tabular-nums; }
   .asintrovae input[type=range] { width: 100%; min-height: 24px; margin: 0; accent-color: ${BLUE}; }
   .asintrovae svg { display: block; width: 100%; overflow: hidden; }
   .asintrovae svg text { fill: currentColor; font-family: inherit; }
@@ -62,7 +62,7 @@ function change(model, name, value) {
 function slider(model, name, text, { min, max, step, index, show = fixed(2) }) {
   const read = () => (index === undefined ? model.get(name) : model.get(name)[index]);
   const input = h("input", { type: "range", min, max, step, "aria-label": text, name: name + (index ?? "") });
-  const shown = h("output", { "aria-live": "off" });
+  const shown = h("span", { class: "value" });
   input.addEventListener("input", () => {
     const value = Number(input.value);
     change(model, name, index === undefined ? value : model.get(name).with(index, value));
