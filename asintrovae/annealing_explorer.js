@@ -57,7 +57,7 @@ function render({ model, el }) {
     slider(model, "distance", "D", { min: 0, max: 1, step: 0.01 }));
   const now_text = h("p", {});
   const input = (name) => controls.querySelector(`[name=${name}]`);
-  const [numbers, fill] = table(["one fake, R = 0", "AS-IntroVAE", "c = 1"], Object.values(ROWS));
+  const [numbers, fill] = table(["one fake, R = 0", "AS‑IntroVAE", "c = 1"], Object.values(ROWS));
   const [spoken, say] = speaker();
 
   follow(model, TRAITS, () => {

@@ -3,7 +3,7 @@ const BLUE = "#0072B2", ORANGE = "#D55E00", GREEN = "#009E73"; // as in asintrov
 
 const STYLE = `
   .asintrovae { color: var(--pst-color-text-base, var(--jp-content-font-color1, inherit)); font-size: 0.85rem; line-height: 1.4;
-    max-width: 720px; margin: 0.5em 0; }
+    max-width: 720px; margin: 0.5em 0; text-align: left; }
   .asintrovae .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 280px), 1fr)); gap: 4px 20px;
     align-items: start; }
   .asintrovae .controls { display: grid; grid-template-columns: max-content minmax(0, 1fr) max-content; gap: 2px 8px;
