@@ -15,8 +15,6 @@ import yaml
 from conftest import ROOT
 from own_sockets import own_sockets
 
-from asintrovae.widgets import KernelExplorer
-
 pytestmark = pytest.mark.xdist_group("book")  # one worker builds the book once
 CHROMIUM = shutil.which("chromium")
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
@@ -105,28 +103,24 @@ def test_page_in_a_browser(built_book, browser_page, name):
     page.set_viewport_size({"width": 1280, "height": 900})
 
 
-def test_the_explorer_computes_what_the_package_computes(browser_page):
+WIDGETS = {"margin-game": "02_introvae", "kernel-explorer": "05_as_distance", "annealing-explorer": "06_as_introvae"}
+WIDGETS["training-player"] = "06_as_introvae"
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+@pytest.mark.parametrize("widget", WIDGETS)
+def test_widget_stands_in_its_page_and_moves(built_book, browser_page, widget, as_file):
+    """On a server, and in a page opened as a file; what it computes is tested in test_widgets."""
     page, base, wrong = browser_page
-    page.goto(f"{base}book/05_as_distance.html")
-    page.wait_for_selector(".kernel-explorer")
-    traits = {"mu_a": 0.5, "var_a": 2.0, "mu_b": -1.25, "var_b": 0.35, "n": 40}
-    for name, value in traits.items():
-        page.locator(f"input[name={name}]").fill(str(value))
-    expected = KernelExplorer(**traits).kernels()
-    shown = page.locator(".kernel-explorer output").inner_html()
-    for name in ("log10_product", "log10_prior"):
-        exponent = int(expected[name] // 1)
-        assert f"{10 ** (expected[name] - exponent):.3f} × 10<sup>{exponent}</sup>" in shown
-    assert f"{expected['mean']:.3f}" in shown
-    before = shown
-    page.locator("input[name=mu_a]").focus()
-    page.keyboard.press("ArrowRight")
-    assert page.locator(".kernel-explorer output").inner_html() != before
-    assert wrong == []
-
-
-def test_the_explorer_works_in_a_page_opened_as_a_file(built_book, browser_page):
-    page, _, wrong = browser_page
-    page.goto((built_book / "book" / "05_as_distance.html").as_uri())
-    page.wait_for_selector(".kernel-explorer")
+    wrong.clear()
+    path = f"book/{WIDGETS[widget]}.html"
+    page.goto((built_book / path).as_uri() if as_file else base + path)
+    page.wait_for_selector(f"figure .{widget}")
+    table = page.locator(f".{widget} tbody")
+    before = table.inner_text()
+    page.locator(f".{widget} input[type=range]").first.focus()
+    for _ in range(12):
+        page.keyboard.press("ArrowRight")
+    assert table.inner_text() != before
+    assert as_file or wrong == []
     wrong.clear()  # icon fonts may not be loaded from files

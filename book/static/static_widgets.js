@@ -1,7 +1,7 @@
 // Mounts the anywidgets of a built page, where there is no kernel: each brings its own module, and all it needs is a
 // place to draw and a model that remembers what was set. Replaces a widget manager of several megabytes. It is no module
 // itself, because a page opened as a file may not load modules from files.
-const states = {};
+const states = {}, models = {};
 for (const script of document.querySelectorAll('script[type="application/vnd.jupyter.widget-state+json"]')) {
   Object.assign(states, JSON.parse(script.textContent).state);
 }
@@ -23,13 +23,13 @@ function memoryModel(state) {
 
 (async () => {
   for (const view of document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]')) {
-    const state = states[JSON.parse(view.textContent).model_id]?.state;
+    const id = JSON.parse(view.textContent).model_id, state = states[id]?.state;
     if (!state?._esm) continue; // not an anywidget: nothing here can draw it
     const url = URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }));
     const { default: widget } = await import(url);
     const el = document.createElement("div");
     view.after(el);
-    widget.render({ model: memoryModel(state), el });
+    widget.render({ model: (models[id] ??= memoryModel(state)), el }); // views of one model move together
     URL.revokeObjectURL(url);
   }
 })();
