@@ -119,8 +119,8 @@ def test_hooks_find_what_is_wrong(tmp_path):
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
     pre_commit = str(Path(sys.executable).with_name("pre-commit"))
-    for code, result in (("print(nothing)\n", 1), ("print(1)\n", 0)):
-        (tmp_path / "x.py").write_text(code)
+    for code, result in (("print(nothing)", 1), ("print(1)", 0)):
+        (tmp_path / "x.py").write_text(f'"""A file."""\n\n{code}\n')
         subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
         subprocess.run(["git", "add", "x.py", ".pre-commit-config.yaml"], cwd=tmp_path, check=True)
         env = {**environment(ROOT), "PRE_COMMIT_HOME": str(tmp_path / "cache")}

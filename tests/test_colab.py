@@ -62,9 +62,13 @@ class Rehearsal:
         venv.create(folder, symlinks=True, with_pip=False)
         self.folder, self.python = folder, folder / "bin" / "python"
         (self.site,) = folder.glob("lib/python*/site-packages")
-        # A path in a .pth file is searched for packages; the .pth file of an editable install in it is not read.
-        installed = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-        (self.site / "installed.pth").write_text("\n".join([*installed, "import no_network", ""]))
+        (folder / "installed").mkdir()
+        folders = [Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+        for entry in (entry for path in folders for entry in path.iterdir()):
+            link, checkout = folder / "installed" / entry.name, entry.name.startswith("asintrovae") or entry.suffix == ".pth"
+            if not checkout and not link.is_symlink():
+                link.symlink_to(entry)
+        (self.site / "installed.pth").write_text(f"{folder / 'installed'}\nimport no_network\n")
         (self.site / "no_network.py").write_text(NO_NETWORK)
         (self.site / "run_notebook.py").write_text(RUN)
         shutil.copy(ROOT / "tests" / "own_sockets.py", self.site)

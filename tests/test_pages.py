@@ -12,7 +12,7 @@ import yaml
 from conftest import ROOT
 from PIL import Image
 from test_book import CHROMIUM
-from test_repository import tool
+from test_repository import ELSEWHERE, tool
 
 pytestmark = pytest.mark.xdist_group("small_book")
 REPOSITORY = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
@@ -86,13 +86,15 @@ def test_search_engines_and_previews_are_told_what_a_page_is(small_book, chapter
 
 def test_the_sitemap_lists_the_pages(small_book):
     root = ElementTree.parse(small_book / "sitemap.xml").getroot()
-    assert [url.text for url in root.iter("{*}loc")] == [f"{PUBLISHED}book/{page}.html" for page in ("01_small", "index")]
+    assert [url.text for url in root.findall("{*}url/{*}loc")] == [
+        f"{PUBLISHED}book/{page}.html" for page in ("01_small", "index")
+    ]
 
 
 def test_another_address_of_the_pages_can_be_given():
-    config = SimpleNamespace(html_theme_options={"repository_url": "https://github.com/a/b"}, html_baseurl="", project="p")
+    config = SimpleNamespace(html_theme_options={"repository_url": ELSEWHERE}, html_baseurl="", project="p")
     tool("pages").set_addresses(None, config)
-    assert config.html_baseurl == config.ogp_site_url == "https://a.github.io/b/"
+    assert config.html_baseurl == config.ogp_site_url == "https://some-one.github.io/another.book/"
     config.html_baseurl = "https://book.example.org/"
     tool("pages").set_addresses(None, config)
     assert config.html_baseurl == config.ogp_site_url == "https://book.example.org/"

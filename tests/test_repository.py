@@ -32,18 +32,19 @@ OTHERS = {
     "OWNER/NAME",  # in usage lines
 }
 SOURCES = sorted((ROOT / "book" / "src").rglob("*.md"))
-ELSEWHERE = "https://github.com/some-one/another.book"
+ELSEWHERE = "https://github.com/" + "some-one/another.book"  # in two parts: this file moves, too
 
 
-@pytest.fixture
-def copy(tmp_path):
-    """The files of the project, in a git repository of their own."""
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The text files of the project, in a git repository of their own; each test leaves them as they were."""
+    root = tmp_path_factory.mktemp("moved")
     for path in repository.texts(ROOT):
-        target = tmp_path / path.relative_to(ROOT)
+        target = root / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    return tmp_path
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    return root
 
 
 def strays(root, url):

@@ -30,10 +30,10 @@ def set_addresses(app: Sphinx, config: Config) -> None:
 
 
 def prose(doctree: nodes.document) -> Iterator[nodes.paragraph]:
-    """Paragraphs of text, without the budget line and the badge."""
+    """Paragraphs of text, without the budget line, the badge and the times."""
     for paragraph in doctree.findall(nodes.paragraph):
-        text = paragraph.astext()
-        if not text.startswith("Budget: ") and not all(isinstance(child, nodes.reference) for child in paragraph.children):
+        badge = all(isinstance(child, nodes.reference) for child in paragraph.children)
+        if not (badge or "times" in paragraph["classes"] or paragraph.astext().startswith("Budget: ")):
             yield paragraph
 
 

@@ -84,8 +84,8 @@ def make(root: Path, out: Path) -> int:
         page = browser.new_page(viewport={"width": 1000, "height": 1400}, color_scheme="light")
         for name in tqdm(pages(root), desc="pages", unit="page"):
             content = print_page(page, f"http://127.0.0.1:{server.server_port}/{name}.html")
-            title = page.locator("article h1").first.evaluate("title => title.firstChild.textContent")
-            writer.append(PdfReader(io.BytesIO(content)), outline_item=title.strip())
+            title = page.locator("article h1").first.inner_text().strip(" #\n")
+            writer.append(PdfReader(io.BytesIO(content)), outline_item=title)
         browser.close()
     server.shutdown()
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -74,6 +74,9 @@ if __name__ == "__main__":
     if "--browser" in sys.argv:
         note_browser_files()
     else:
-        found = pins()
+        try:
+            found = pins()
+        except subprocess.CalledProcessError:
+            sys.exit("make constraints: pip could not resolve pyproject.toml, as it says above; nothing was changed")
         (ROOT / "constraints.txt").write_text(HEAD + "\n".join(found) + "\n")
         (ROOT / "environment.yml").write_text(environment(found))
