@@ -8,10 +8,10 @@ NOTEBOOKS := $(wildcard book/[0-9]*.ipynb book/training/*.ipynb)
 PACKAGE := $(shell find asintrovae -name '*.py' -o -name '*.js')
 RUNS := book/runs/toy.ipynb book/runs/images.ipynb
 
-.PHONY: help setup runs chapters tables book serve test chaos soak check browser format sync constraints clean
+.PHONY: help setup runs chapters tables book serve pdf test chaos soak check new-chapter hooks browser format sync constraints audit repository clean
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/installed ## install the pinned packages and this one into .venv
 
@@ -47,6 +47,9 @@ serve: ## show the built book on http://localhost:8000
 	@test -d _build/html || { echo "make serve: nothing built yet; run make book first" >&2; exit 1; }
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
 
+pdf: .venv/installed ## print the built book into _build/book.pdf
+	$(BIN)/python book/tools/pdf.py
+
 browser: ## install Debian's Chromium for the browser tests, where it is missing and this user may
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } \
@@ -61,10 +64,20 @@ chaos: .venv/installed ## kill runs, try every fault and bad input, and record t
 soak: .venv/installed ## one run of 200,000 iterations: memory and open files must not grow; minutes
 	$(BIN)/python tests/reliability/soak.py
 
-check: .venv/installed ## style and types
+check: .venv/installed ## style and types; make check CHAPTER=05_as_distance: that chapter, its tests and its page
+ifdef CHAPTER
+	$(BIN)/python book/tools/check_chapter.py "$(CHAPTER)"
+else
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
+endif
+
+new-chapter: .venv/installed ## begin a chapter: make new-chapter NAME=13_title
+	$(BIN)/python book/tools/new_chapter.py "$(NAME)"
+
+hooks: .venv/installed ## look at style, types and pairs of notebooks before each commit, from .venv alone
+	$(BIN)/pre-commit install
 
 format: .venv/installed ## format code and chapters; after this `make chapters` stores the text in the notebooks
 	$(BIN)/ruff format .
@@ -73,9 +86,18 @@ format: .venv/installed ## format code and chapters; after this `make chapters` 
 sync: .venv/installed ## after editing a notebook instead of its MyST pair in book/src: bring the pair in step
 	$(BIN)/jupytext --sync $$(find book/src -name '*.md')
 
-constraints: ## refresh constraints.txt and environment.yml to the newest versions pyproject.toml allows
-	rm -rf .venv && $(PYTHON) -m venv .venv && $(BIN)/python -m pip install -e ".[book,test]"
+# Without the network this stops at its first line, and everything is as it was.
+constraints: .venv/installed ## refresh constraints.txt and environment.yml to the newest versions pyproject.toml allows
 	$(BIN)/python book/tools/pins.py
+	rm -rf .venv && $(MAKE) --no-print-directory setup
+	$(BIN)/python book/tools/pins.py --browser
+
+audit: .venv/installed ## ask PyPI for known vulnerabilities of the pinned packages; needs the network
+	$(BIN)/python -m venv _build/audit && _build/audit/bin/pip install -q pip-audit
+	_build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+repository: .venv/installed ## move to another repository: make repository URL=https://github.com/OWNER/NAME
+	$(BIN)/python book/tools/repository.py "$(URL)"
 
 clean: ## remove what make made, .venv included
 	rm -rf .venv _build book/runs

@@ -170,8 +170,21 @@ def mnist_classifier() -> MNISTClassifier:
     return network
 
 
+def fetch_inception() -> None:
+    """Put the weights where torch-fidelity looks, which would not check them; their name holds the start of their SHA-256.
+
+    Raises OSError where they cannot be had whole.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    try:
+        torch.hub.load_state_dict_from_url(URL_INCEPTION_V3, map_location="cpu", check_hash=True, weights_only=True)
+    except RuntimeError as error:
+        raise OSError(str(error)) from None
+
+
 def inception(weights: str | None) -> nn.Module:
-    """InceptionV3 of FID, bytes (B, 3, H, W) to (B, 2048). weights: a local file; None lets torch-fidelity download it."""
+    """InceptionV3 of FID, bytes (B, 3, H, W) to (B, 2048). weights: a local file; None downloads it once, and checks it."""
     ways = "set fid_weights to a local weights-inception-2015-12-05-6726825d.pth, or feature_network=None for a run without FID"
     if weights is not None and not Path(weights).is_file():
         raise FileNotFoundError(f"fid_weights={weights!r} is no file; {ways}")
@@ -180,7 +193,9 @@ def inception(weights: str | None) -> nn.Module:
     from torchmetrics.image.fid import NoTrainInceptionV3  # isort: skip (slow: only where it is needed)
 
     try:
-        if weights is not None:
+        if weights is None:
+            fetch_inception()
+        else:
             torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity would run any code in the file
         return NoTrainInceptionV3("inception-v3-compat", ["2048"], weights, antialias=True)
     except ModuleNotFoundError:

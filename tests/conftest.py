@@ -43,3 +43,11 @@ def build(config: RunConfig):
     """Data, model and objective of a run."""
     data = build_data(config)
     return data, build_model(config, data.shape), build_objective(config)
+
+
+@pytest.fixture(scope="session")
+def small_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the built pages of a book of two pages."""
+    from small_book import build_small_book
+
+    return build_small_book(tmp_path_factory.mktemp("small") / "book")

@@ -1,12 +1,14 @@
 """Feature networks, and the scores of generated images that rest on them."""
 
 import hashlib
+import io
 import json
 import math
 import os
 import shutil
 import urllib.error
 import warnings
+from email.message import Message
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,7 +25,10 @@ from asintrovae.features import PART, FeatureNetwork, mnist_classifier, real_fea
 from asintrovae.metrics import evaluate_features, moments, sample
 
 CLASSIFIER = ROOT / "data" / "mnist-classifier"
+INCEPTION = "torchmetrics.image.fid.NoTrainInceptionV3"
 DIGITS = {"dataset": "mnist-subset", "feature_network": "mnist-classifier", "widths": (2, 2), "batch_size": 4}
+
+needs_fid = pytest.mark.skipif(find_spec("torch_fidelity") is None, reason="the extra fid is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +124,7 @@ def test_frechet_distance_is_that_of_torchmetrics(generator):
 def test_inception_is_torchmetrics_with_grey_as_three_channels(monkeypatch, tmp_path, generator):
     from asintrovae._torchvision import torchvision  # noqa: F401
 
-    monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", Channels)
+    monkeypatch.setattr(INCEPTION, Channels)
     weights = tmp_path / "weights.pth"
     torch.save({}, weights)
     features = build_features(tiny_config(tmp_path, **DIGITS | {"feature_network": "inception", "fid_weights": str(weights)}))
@@ -322,14 +327,31 @@ def test_inception_that_cannot_be_had_says_why_and_the_ways_out(monkeypatch, fid
     from asintrovae._torchvision import torchvision  # noqa: F401
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", build_network)
+    monkeypatch.setattr("asintrovae.features.fetch_inception" if fid_weights is None else INCEPTION, build_network)
     run = tiny_config(tmp_path, **DIGITS | {"feature_network": "inception", "fid_weights": fid_weights})
     with pytest.raises(error, match=words) as caught:
         build_features(run)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(find_spec("torch_fidelity") is None, reason="the extra fid is not installed")
+@needs_fid
+def test_downloaded_weights_are_checked_before_they_are_used(monkeypatch, tmp_path):
+    """A server that sends other bytes than the file's name promises: nothing of it is kept."""
+
+    def send(request, *_, **__):
+        body = io.BytesIO(b"not the weights")
+        body.info = Message
+        return body
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", send)
+    run = tiny_config(tmp_path, **DIGITS | {"feature_network": "inception"})
+    with pytest.raises(FileNotFoundError, match=r"the download failed \(invalid hash value .*\); connect .*, set fid_weights"):
+        build_features(run)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@needs_fid
 def test_inception_itself_and_foreign_weights(tmp_path, digits):
     """With weights drawn at random, which torch-fidelity reads like its own."""
     from asintrovae._torchvision import torchvision  # noqa: F401

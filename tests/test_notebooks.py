@@ -10,7 +10,6 @@ import sys
 from importlib.metadata import requires
 
 import jupytext
-import nbclient
 import nbformat
 import papermill
 import pytest
@@ -83,37 +82,6 @@ def test_every_witness_says_true(path):
     witnesses = [line for text in texts for line in text.splitlines() if line.startswith("witness")]
     assert len(witnesses) >= 2
     assert all(line.split()[-1] == "True" for line in witnesses), witnesses
-
-
-@pytest.fixture(scope="session")
-def wheel_site(tmp_path_factory):
-    """A folder that holds the built wheel, unpacked as pip does it, and nothing else."""
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(folder / "site")]
-    subprocess.run([*install, *map(str, folder.glob("*.whl"))], check=True, capture_output=True)
-    return folder / "site"
-
-
-@each_chapter
-def test_runs_from_an_empty_directory_with_the_wheel_alone(path, wheel_site, tmp_path):
-    """As in Colab. Then every cell once more from the last to the first, as readers do."""
-    notebook = nbformat.read(path, as_version=4)
-    where = nbformat.v4.new_code_cell("print(asintrovae.__file__)")
-    again = [nbformat.v4.new_code_cell(cell.source) for cell in reversed(code_cells(notebook))]
-    notebook.cells = [*code_cells(notebook), where, *again]
-    client = nbclient.NotebookClient(
-        notebook,
-        timeout=600,
-        record_timing=False,
-        kernel_name="python3",
-        config=own_sockets(),
-        resources={"metadata": {"path": str(tmp_path)}},
-    )
-    client.execute(env={**os.environ, "PYTHONPATH": str(wheel_site), "ASINTROVAE_DATA": ""})
-    assert where.outputs[0].text.startswith(str(wheel_site))
-    assert not list(tmp_path.iterdir()), "the chapter leaves files behind"
 
 
 def test_chapters_import_nothing_that_the_wheel_does_not_require():

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import yaml
 from asintrovae.data.files import code_hash
 from asintrovae.records import versions
 from nbclient import NotebookClient
@@ -26,13 +27,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def fingerprint(notebook: nbformat.NotebookNode) -> str:
-    """Hash of everything the outputs depend on: code cells in order, package, pinned versions, recorded runs."""
+    """Hash of everything the outputs depend on: code cells in order, package, pinned versions, recorded runs.
+
+    The address that a missing package is installed from is left out: the project can move.
+    """
+    address = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
     digest = hashlib.sha256(code_hash().encode() + (ROOT / "constraints.txt").read_bytes())
     for path in sorted((ROOT / "data").rglob("record.json")):
         digest.update(path.read_bytes())
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            digest.update(cell.source.encode() + b"\0")
+            digest.update(cell.source.replace(f"git+{address}", "git+").encode() + b"\0")
     return digest.hexdigest()
 
 
