@@ -81,6 +81,8 @@ MENDED = {
     ),
     # Docutils nests a deprecated role in a list, which then has no items for a screen reader.
     'role="doc-biblioentry"': 'role="listitem"',
+    # A wide table scrolls on a narrow screen, by keyboard too.
+    '<div class="pst-scrollable-table-container">': '<div class="pst-scrollable-table-container" tabindex="0">',
 }
 """Pattern in a built page -> what stands there instead."""
 
