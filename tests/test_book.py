@@ -62,6 +62,8 @@ def test_every_page_is_built_and_asks_for_nothing_from_elsewhere(built_book):
         html = (built_book / "book" / f"{page}.html").read_text()
         assert 'src="http' not in html
         assert '<link rel="stylesheet" href="http' not in html
+    for sheet in built_book.rglob("*.css"):
+        assert re.findall(r"url\((?!['\"]?data:)[^)]*(?:http|\.woff|\.ttf)[^)]*\)", sheet.read_text()) == [], sheet
 
 
 def test_every_link_leads_to_a_file_and_an_anchor_of_the_book(built_book):
@@ -128,7 +130,7 @@ UNFOLD = """() => {
 # Formulas that no screen reader could read: MathJax puts MathML beside what it draws.
 SILENT = 'all => all.filter(m => !m.querySelector("mjx-container > mjx-assistive-mml > math")).map(m => m.textContent)'
 
-# What ends beyond an edge that cannot be scrolled, and equations that run into their numbers.
+# What ends beyond an edge that cannot be scrolled, and equations that lack the room which their numbers take.
 CUT = """all => all.filter(node => {
   const box = node.getBoundingClientRect();
   for (let around = node; (around = around.parentElement) && box.width; ) {
@@ -139,8 +141,10 @@ CUT = """all => all.filter(node => {
   return false;
 }).map(node => node.outerHTML.slice(0, 120))"""
 CROWDED = """all => all.filter(number => {
-  const [a, b] = [number, number.parentElement.querySelector("mjx-container")].map(node => node.getBoundingClientRect());
-  return a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+  const formula = number.parentElement.querySelector("mjx-container");
+  const [a, b] = [number, formula].map(node => node.getBoundingClientRect());
+  const beside = a.top < b.bottom - 1 && b.top < a.bottom - 1;
+  return beside && (formula.scrollWidth > formula.clientWidth + 1 || (a.left < b.right - 1 && b.left < a.right - 1));
 }).map(number => number.textContent)"""
 
 # Where the focus is, and whether anything shows it.
