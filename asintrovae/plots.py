@@ -7,14 +7,16 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from cycler import cycler
+from IPython import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from PIL import Image
 from torch import Tensor
 
-BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-"""Okabe & Ito 2008. BLUE is real or reconstructed, ORANGE generated, throughout."""
+BLUE, ORANGE, GREEN, PINK, WINE, INDIGO = COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#882255", "#332288")
+"""Okabe & Ito 2008, and two of Tol 2021 for the two of theirs that are too light for a line on white. BLUE is real or
+reconstructed, ORANGE generated, throughout."""
 
 STYLE: dict[str, Any] = {
     "figure.figsize": (7.2, 2.8),
@@ -95,6 +97,18 @@ def draw_posteriors(ax: Axes, mu: Tensor, var: Tensor, color: str, label: str | 
 def save_figure(figure: Figure, run_dir: str | Path, name: str) -> None:
     """Write the figure to run_dir/name, a PNG with 256 colours of its own: a third of the bytes where it shows photographs."""
     Path(run_dir).mkdir(parents=True, exist_ok=True)
-    whole = io.BytesIO()
+    (Path(run_dir) / name).write_bytes(_few_colors(figure))
+
+
+def compact(figure: Figure) -> display.Image:
+    """For a cell's output instead of the figure, which is closed: a third of the bytes where it shows thousands of points."""
+    plt.close(figure)
+    return display.Image(_few_colors(figure))  # type: ignore[no-untyped-call]
+
+
+def _few_colors(figure: Figure) -> bytes:
+    """The figure as a PNG with 256 colours of its own."""
+    whole, small = io.BytesIO(), io.BytesIO()
     figure.savefig(whole)
-    Image.open(whole).convert("RGB").quantize(256).save(Path(run_dir) / name, optimize=True)
+    Image.open(whole).convert("RGB").quantize(256).save(small, "PNG", optimize=True)
+    return small.getvalue()

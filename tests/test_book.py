@@ -2,18 +2,23 @@
 
 import functools
 import http.server
+import io
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import papermill
 import pytest
 import yaml
 from conftest import ROOT
 from own_sockets import own_sockets
+from PIL import Image
 
 pytestmark = pytest.mark.xdist_group("book")  # one worker builds the book once
 CHROMIUM = shutil.which("chromium")
@@ -55,6 +60,25 @@ def test_every_page_is_built_and_asks_for_nothing_from_elsewhere(built_book):
         html = (built_book / "book" / f"{page}.html").read_text()
         assert 'src="http' not in html
         assert '<link rel="stylesheet" href="http' not in html
+    for sheet in built_book.rglob("*.css"):
+        assert re.findall(r"url\((?!['\"]?data:)[^)]*(?:http|\.woff|\.ttf)[^)]*\)", sheet.read_text()) == [], sheet
+
+
+def test_every_link_leads_to_a_file_and_an_anchor_of_the_book(built_book):
+    html = {page: page.read_text() for page in built_book.rglob("*.html") if "_static" not in page.parts}
+    anchors = {page: set(re.findall(r'\sid="([^"]+)"', text)) for page, text in html.items()}
+    followed, broken = 0, []
+    for page, text in html.items():
+        for link in re.findall(r'<[^>]*?\s(?:href|src)="([^"]*)"', text):
+            url = urlsplit(link)
+            if url.scheme or url.netloc:
+                continue
+            target = (page.parent / unquote(url.path)).resolve() if url.path else page
+            followed += bool(url.fragment)
+            if not target.is_file() or (url.fragment and unquote(url.fragment) not in anchors.get(target, ())):
+                broken.append(f"{page.relative_to(built_book)}: {link}")
+    assert broken == []
+    assert followed > 1000  # headings, equations, figures, citations
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -64,7 +88,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def browser_page(built_book):
-    """A page of headless Chromium on a local server, and the list of what went wrong on it."""
+    """A page of headless Chromium that reaches a local server and nothing else, and the list of what went wrong on it."""
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine: `make browser` installs it where it may")
     from playwright.sync_api import sync_playwright
@@ -72,35 +96,182 @@ def browser_page(built_book):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=built_book))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     base, wrong = f"http://127.0.0.1:{server.server_port}/", []
+    own = (base, built_book.as_uri(), "data:", "blob:")
     flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+    flags.append("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page = browser.new_page(viewport=WIDE)
         page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type == "error" else None)
         page.on("pageerror", lambda e: wrong.append(f"error: {e}"))
         page.on("response", lambda r: wrong.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
-        page.on("request", lambda r: None if r.url.startswith((base, "data:", "blob:")) else wrong.append(f"external: {r.url}"))
+        page.on("requestfailed", lambda r: wrong.append(f"{r.failure}: {r.url}"))
+        page.on("request", lambda r: None if r.url.startswith(own) else wrong.append(f"external: {r.url}"))
         yield page, base, wrong
         browser.close()
     server.shutdown()
 
 
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
+
+# What is folded is read too. axe measures every element: of each kind of token in code one is enough.
+UNFOLD = """() => {
+  for (const fold of document.querySelectorAll("details")) fold.open = true;
+  for (const fold of document.querySelectorAll(".toggle-hidden")) fold.classList.remove("toggle-hidden");
+  const seen = new Set();
+  for (const token of document.querySelectorAll("div.highlight pre span")) {
+    if (seen.has(token.className)) token.replaceWith(...token.childNodes);
+    seen.add(token.className);
+  }
+}"""
+
+# Formulas that no screen reader could read: MathJax puts MathML beside what it draws.
+SILENT = 'all => all.filter(m => !m.querySelector("mjx-container > mjx-assistive-mml > math")).map(m => m.textContent)'
+
+# What ends beyond an edge that cannot be scrolled, and equations that lack the room which their numbers take.
+CUT = """all => all.filter(node => {
+  const box = node.getBoundingClientRect();
+  for (let around = node; (around = around.parentElement) && box.width; ) {
+    const overflow = getComputedStyle(around).overflowX;
+    if (overflow === "auto" || overflow === "scroll") return false;
+    if (overflow !== "visible" && box.right > around.getBoundingClientRect().right + 1) return true;
+  }
+  return false;
+}).map(node => node.outerHTML.slice(0, 120))"""
+CROWDED = """all => all.filter(number => {
+  const formula = number.parentElement.querySelector("mjx-container");
+  const [a, b] = [number, formula].map(node => node.getBoundingClientRect());
+  const beside = a.top < b.bottom - 1 && b.top < a.bottom - 1;
+  return beside && (formula.scrollWidth > formula.clientWidth + 1 || (a.left < b.right - 1 && b.left < a.right - 1));
+}).map(number => number.textContent)"""
+
+# Where the focus is, and whether anything shows it.
+FOCUS = """async () => {
+  const node = document.activeElement;
+  await Promise.all(node.getAnimations().map(fading => fading.finished));
+  const style = getComputedStyle(node);
+  const visible = style.outlineStyle !== "none" || style.boxShadow !== "none";
+  return { visible, inside: Boolean(node.closest("main")), html: node.outerHTML.slice(0, 200) };
+}"""
+
+
+def open_page(page, url):
+    """Go there and wait until formulas are typeset and nothing is on its way."""
+    page.goto(url)
+    page.evaluate("window.MathJax && MathJax.startup.promise")
+    page.wait_for_load_state("networkidle")
+
+
+def set_theme(page, theme):
+    page.evaluate("theme => Object.assign(document.documentElement.dataset, { theme, mode: theme })", theme)
+    page.evaluate("Promise.all(document.getAnimations().map(fading => fading.finished))")
+
+
+def violations(page, **options):
+    """What axe-core finds, formulas aside, but for what it calls minor."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    options = {"resultTypes": ["violations"], "preload": False, **options}
+    found = Axe().run(page, {"exclude": [["mjx-container"]]}, options).response["violations"]
+    nodes = [(rule, node) for rule in found if rule["impact"] != "minor" for node in rule["nodes"]]
+    return [f"{rule['id']}: {node['html'][:120]} {node['failureSummary']}" for rule, node in nodes]
+
+
+def luminance(rgb):
+    """Relative luminance of sRGB colours of 0 to 255, as WCAG 2 defines it."""
+    share = np.asarray(rgb) / 255
+    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_page_in_a_browser(built_book, browser_page, name):
+def test_page_in_a_browser(browser_page, name):
     page, base, wrong = browser_page
     wrong.clear()
-    page.goto(f"{base}book/{name}.html")
-    if 'class="math' in (built_book / "book" / f"{name}.html").read_text():
-        page.wait_for_selector("article mjx-container", timeout=20_000)
-    page.wait_for_load_state("networkidle")
+    open_page(page, f"{base}book/{name}.html")
     assert page.locator("mjx-merror").count() == 0
-    assert wrong == []
+    assert page.locator("article .math").evaluate_all(SILENT) == []
     figures = page.locator("article img")
     for index in range(figures.count()):
         assert figures.nth(index).evaluate("image => image.complete && image.naturalWidth > 0 && image.alt.length > 20")
-    page.set_viewport_size({"width": 390, "height": 800})
+    page.evaluate(UNFOLD)
+    set_theme(page, "light")
+    assert violations(page) == []
+    page.set_viewport_size(NARROW)
+    set_theme(page, "dark")
+    assert violations(page, runOnly=["color-contrast", "scrollable-region-focusable", "target-size"]) == []
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
-    page.set_viewport_size({"width": 1280, "height": 900})
+    assert page.locator("article :is(mjx-container > svg, img, pre, table)").evaluate_all(CUT) == []
+    assert page.locator("article div.math > .eqno").evaluate_all(CROWDED) == []
+    page.set_viewport_size(WIDE)
+    assert wrong == []
+
+
+def test_pages_opened_as_files_are_complete(built_book, browser_page):
+    page, _, wrong = browser_page
+    wrong.clear()
+    for name in ("index", "notation", "05_as_distance", "06_as_introvae", "runs/toy"):
+        open_page(page, (built_book / "book" / f"{name}.html").as_uri())
+        assert page.locator("article .math").evaluate_all(SILENT) == []
+        fonts = page.evaluate("[...document.fonts].map(font => font.status)")
+        assert "loaded" in fonts
+        assert "error" not in fonts
+    assert wrong == []
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_search_finds_a_term(built_book, browser_page, as_file):
+    page, base, wrong = browser_page
+    wrong.clear()
+    page.goto((built_book / "book" / "index.html").as_uri() if as_file else f"{base}book/index.html")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("bandwidth")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#search-results li a")
+    page.get_by_text("Search finished").wait_for()
+    for path in page.locator("#search-results li a").evaluate_all("links => links.map(link => link.pathname)"):
+        assert "bandwidth" in (built_book / path[path.index("book/") :]).read_text().lower()
+    page.locator("#search-results li a").first.click()
+    page.wait_for_selector("article h1")
+    assert wrong == []
+
+
+def test_the_theme_button_leaves_figures_legible(browser_page):
+    page, base, wrong = browser_page
+    wrong.clear()
+    open_page(page, f"{base}book/05_as_distance.html")
+    button = page.locator("button.theme-switch-button:visible")
+    for _ in range(3):
+        if page.evaluate("document.documentElement.dataset.theme") == "dark":
+            break
+        button.click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert luminance(page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")) < 0.02
+    figure = page.locator("article figure img").first
+    pixels = luminance(np.asarray(Image.open(io.BytesIO(figure.screenshot())).convert("RGB")))
+    card, ink = np.median(pixels), np.quantile(pixels, 0.005)
+    assert pixels[8:-8, 8].min() == pytest.approx(card, abs=0.02)  # the card reaches around the figure
+    assert (card + 0.05) / (ink + 0.05) > 7
+    page.reload()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"  # it is remembered
+    page.evaluate("localStorage.clear()")
+    assert wrong == []
+
+
+def test_a_page_can_be_walked_by_keyboard(browser_page):
+    page, base, wrong = browser_page
+    wrong.clear()
+    open_page(page, f"{base}book/01_vae.html")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent.trim()") == "Skip to main content"
+    assert page.locator("#pst-skip-link a").bounding_box()["y"] >= 0
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#main-content")
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        shown = page.evaluate(FOCUS)
+        assert shown["visible"], shown["html"]
+    assert shown["inside"]
+    assert wrong == []
 
 
 WIDGETS = {"margin-game": "02_introvae", "kernel-explorer": "05_as_distance", "annealing-explorer": "06_as_introvae"}

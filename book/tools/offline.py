@@ -1,9 +1,12 @@
 """Sphinx extension: the built pages ask for nothing but their own files, so that the book reads the same without network.
 
-Mathematics comes from the MathJax that the package sphinx-mathjax-offline carries; widgets are drawn by
-book/static/static_widgets.js; what a theme adds from elsewhere, and what needs a server, is dropped.
+Mathematics comes from the MathJax that the package sphinx-mathjax-offline carries, drawn as SVG; widgets are drawn by
+book/static/static_widgets.js; what a theme adds from elsewhere, and what needs a server, is dropped. A browser does not let a
+page opened as a file load fonts or read other pages: icon fonts are put into their style sheet, and search shows titles alone.
 """
 
+import base64
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,21 +39,61 @@ def _is_own(description: str) -> bool:
     return not (description.startswith(("http:", "https:", "//")) or "thebe" in description.lower())
 
 
-def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
-    """Put MathJax beside the pages."""
-    if error is None and app.builder.format == "html":
-        spec = find_spec("sphinx-mathjax-offline")
-        assert spec is not None
-        assert spec.origin is not None
-        copy_asset(
-            Path(spec.origin).parent / "static" / "mathjax",
-            Path(app.outdir) / "_static" / "mathjax",
-        )
+def finish_pages(app: Sphinx, error: Exception | None) -> None:
+    """Put MathJax beside the pages and fonts into style sheets, and mend what the theme writes into every page."""
+    if error is not None or app.builder.format != "html":
+        return
+    static = Path(app.outdir) / "_static"
+    copy_mathjax(static)
+    for sheet in static.glob("vendor/fontawesome/*/css/*.css"):
+        sheet.write_text(embed_fonts(sheet), encoding="utf-8")
+    for page in Path(app.outdir).rglob("*.html"):
+        html = page.read_text(encoding="utf-8")
+        for pattern, replacement in MENDED.items():
+            html = re.sub(pattern, replacement, html)
+        page.write_text(html, encoding="utf-8")
+
+
+def copy_mathjax(static: Path) -> None:
+    """Copy MathJax from its package to the folder of static files."""
+    spec = find_spec("sphinx-mathjax-offline")
+    assert spec is not None
+    assert spec.origin is not None
+    copy_asset(Path(spec.origin).parent / "static" / "mathjax", static / "mathjax")
+
+
+def embed_fonts(sheet: Path) -> str:
+    """Text of a style sheet with its WOFF2 fonts inside: each once, without other formats and names of older versions."""
+
+    def embedded(match: re.Match[str]) -> str:
+        font = base64.b64encode((sheet.parent / match[1]).read_bytes()).decode()
+        return f'url(data:font/woff2;base64,{font}) format("woff2")'
+
+    current = re.sub(r"@font-face{[^}]*font-family:Font ?Awesome(\\ 5|;)[^}]*}", "", sheet.read_text(encoding="utf-8"))
+    return re.sub(r'url\(([^)]*\.woff2)\) format\("woff2"\),url\([^)]*\.ttf\) format\("truetype"\)', embedded, current)
+
+
+MENDED = {
+    r'<link rel="preload" as="font"[^>]*>\s*': "",
+    # The logo is a link outside all landmarks.
+    r'<div class="sidebar-primary-item">(?=\s*<a class="navbar-brand logo")': (
+        '<div class="sidebar-primary-item" role="navigation" aria-label="Home">'
+    ),
+    # Docutils nests a deprecated role in a list, which then has no items for a screen reader.
+    'role="doc-biblioentry"': 'role="listitem"',
+    # A wide table scrolls on a narrow screen, by keyboard too.
+    '<div class="pst-scrollable-table-container">': '<div class="pst-scrollable-table-container" tabindex="0">',
+}
+"""Pattern in a built page -> what stands there instead."""
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
-    app.config.mathjax_path = "mathjax/tex-chtml.js"
+    app.config.mathjax_path = "mathjax/tex-svg.js"
+    app.add_js_file(
+        None,
+        body='if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;',
+    )
     app.connect("html-page-context", drop_foreign_files, priority=900)
-    app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", finish_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
