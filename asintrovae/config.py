@@ -41,11 +41,11 @@ def _path(value: str) -> str:
 
 
 Number, List = BeforeValidator(_number), BeforeValidator(_list)
-Count = Annotated[int, Number, Field(ge=1, le=10**9)]
-Size = Annotated[int, Number, Field(ge=1, le=2**16)]
-Weight = Annotated[float, Number, Field(ge=0, le=1e9)]
-Share = Annotated[float, Number, Field(ge=0, le=1)]
-Decay = Annotated[float, Number, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1, le=10**9), Number]
+Size = Annotated[int, Field(ge=1, le=2**16), Number]
+Weight = Annotated[float, Field(ge=0, le=1e9), Number]
+Share = Annotated[float, Field(ge=0, le=1), Number]
+Decay = Annotated[float, Field(ge=0, lt=1), Number]
 PathName = Annotated[str, Field(strict=True, min_length=1, max_length=1000), AfterValidator(_path)]
 
 
@@ -63,16 +63,16 @@ class RunConfig(BaseModel):
     dataset: DatasetName = "8gaussians"
     data_dir: PathName | None = None
     download: bool = False
-    resolution: Annotated[int, Number, Field(ge=8, le=4096)] = 128
+    resolution: Annotated[int, Field(ge=8, le=4096), Number] = 128
     mirror: bool = False
     strict_images: bool = False
-    workers: Annotated[int, Number, Field(ge=0, le=256)] | None = None
+    workers: Annotated[int, Field(ge=0, le=256), Number] | None = None
     latent_dim: Size = 2
     widths: Annotated[tuple[Size, ...], Field(min_length=1, max_length=16), List] = (128, 128)
     beta_rec: Weight = 0.2
     beta_kl: Weight = 0.3
     beta_neg: Weight = 0.9
-    alpha: Annotated[float, Number, Field(ge=1e-6, le=1e6)] = 2.0
+    alpha: Annotated[float, Field(ge=1e-6, le=1e6), Number] = 2.0
     gamma_r: Weight = 1e-8
     margin: Weight = 10.0
     kl_annealing: Share = 0.0
@@ -83,22 +83,22 @@ class RunConfig(BaseModel):
     distance_weight: Weight = 1.0
     c: Share | None = None
     gradient_penalty: Weight = 10.0
-    critic_steps: Annotated[int, Number, Field(ge=1, le=1000)] = 5
+    critic_steps: Annotated[int, Field(ge=1, le=1000), Number] = 5
     iterations: Count = 8000
-    warmup: Annotated[int, Number, Field(ge=0, le=10**9)] | None = None
-    batch_size: Annotated[int, Number, Field(ge=1, le=2**20)] = 256
-    learning_rate: Annotated[float, Number, Field(gt=0, le=1)] = 1e-3
+    warmup: Annotated[int, Field(ge=0, le=10**9), Number] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=2**20), Number] = 256
+    learning_rate: Annotated[float, Field(gt=0, le=1), Number] = 1e-3
     adam_betas: Annotated[tuple[Decay, Decay], List] = (0.9, 0.999)
     milestones: Annotated[tuple[Count, ...], Field(max_length=1000), List] = ()
     ema: Decay = 0.0
-    seed: Annotated[int, Number, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63), Number] = 0
     device: Annotated[str, Field(strict=True, pattern=r"^(auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?)$")] = "auto"
-    devices: Annotated[int, Number, Field(ge=1, le=1024)] = 1
+    devices: Annotated[int, Field(ge=1, le=1024), Number] = 1
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     channels_last: bool = False
     compile: bool = False
-    threads: Annotated[int, Number, Field(ge=1, le=1024)] | None = None
-    evaluation_samples: Annotated[int, Number, Field(ge=2, le=10**7)] = 5000
+    threads: Annotated[int, Field(ge=1, le=1024), Number] | None = None
+    evaluation_samples: Annotated[int, Field(ge=2, le=10**7), Number] = 5000
     feature_network: Literal["mnist-classifier", "inception"] | None = None
     fid_weights: PathName | None = None
     fid_precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -111,8 +111,8 @@ class RunConfig(BaseModel):
             super().__init__(**parameters)
         except ValidationError as error:
             problems = [_in_one_line(dict(problem)) for problem in error.errors(include_url=False)]
-            more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
-            raise ParameterError("; ".join(problems[:10] + more)) from None
+            more = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
+            raise ParameterError("; ".join(problems[:5] + more)) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

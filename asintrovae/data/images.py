@@ -204,8 +204,8 @@ class StreamedImages(ImageData):
     def _next(self) -> Tensor:
         try:
             images, problems = next(self._stream)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
+        except (RuntimeError, OSError, EOFError) as error:  # which one, depends on what it had done
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise RuntimeError(
                 f"workers={self.workers}: one that decodes images ended ({reason}); start the run again, it goes on from its "
                 "last checkpoint, and with workers=0 it needs none"
