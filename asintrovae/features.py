@@ -120,7 +120,8 @@ def _kept(path: Path, key: dict[str, str]) -> Tensor | None:
         if not path.exists():
             return None
         with safe_open(path, framework="pt") as file:
-            header, features = file.metadata() or {}, file.get_tensor("features")
+            header: dict[str, str] = file.metadata() or {}
+            features: Tensor = file.get_tensor("features")
         other = [f"{name}={header.get(name)!r} instead of {key[name]!r}" for name in key if header.get(name) != key[name]]
         if not other and header.get("sha256") == sha256(features):
             return features
