@@ -254,7 +254,7 @@ class EnsembleLoop(Loop):
             config, result, own = self.configs[k], self.results[k], member_of(tensors, k)
             result.seconds += seconds
             if all_finite(own):
-                meta = describe(done, result, config, self.objectives[k])
+                meta = describe(done, result, config, self.objectives[k], self.datasets[k])
                 save_checkpoint(Path(config.run_dir), Checkpoint(own, meta))
             else:
                 result.divergence = Divergence(done - 1, "weights")

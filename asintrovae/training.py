@@ -239,7 +239,7 @@ class Loop:
         """
         checkpoint = load_checkpoint(self.run_dir)
         self.fabric.barrier()  # nobody writes before all have looked
-        refuse_another_run(self.config, self.objective, checkpoint)
+        refuse_another_run(self.config, self.objective, checkpoint, self.data)
         if checkpoint is None:
             self.save(0)
             return
@@ -265,7 +265,9 @@ class Loop:
             self.result.divergence = Divergence(done - 1, "weights")
             return False
         if world()[0] == 0:  # all processes hold the same
-            save_checkpoint(self.run_dir, Checkpoint(tensors, describe(done, self.result, self.config, self.objective)))
+            save_checkpoint(
+                self.run_dir, Checkpoint(tensors, describe(done, self.result, self.config, self.objective, self.data))
+            )
             self.show_progress(done)
         self.fabric.barrier()
         return True
@@ -292,7 +294,7 @@ class Loop:
         return self.result.divergence is not None
 
 
-def describe(done: int, result: TrainingResult, config: RunConfig, objective: Objective) -> dict[str, Any]:
+def describe(done: int, result: TrainingResult, config: RunConfig, objective: Objective, data: Data) -> dict[str, Any]:
     """What a checkpoint after `done` iterations says beside its tensors."""
     return {
         "iteration": done,
@@ -300,6 +302,7 @@ def describe(done: int, result: TrainingResult, config: RunConfig, objective: Ob
         "history": result.history,
         "config": config.model_dump(mode="json"),
         "objective": repr(objective),
+        "data": getattr(data, "fingerprint", ""),
         "code": code_hash(),
     }
 
@@ -310,8 +313,8 @@ def evaluated_weights(model: nn.Module, config: RunConfig) -> None:
         restore_evaluated(checkpoint, model)
 
 
-def refuse_another_run(config: RunConfig, objective: Objective, checkpoint: Checkpoint | None) -> None:
-    """Raise ParameterError, listing the differences, if the checkpoint in run_dir is of a run with other parameters."""
+def refuse_another_run(config: RunConfig, objective: Objective, checkpoint: Checkpoint | None, data: Data | None = None) -> None:
+    """Raise ParameterError, listing the differences, if the checkpoint in run_dir is of a run with other parameters or data."""
     if checkpoint is None:
         return
     saved, wanted = with_defaults(checkpoint.meta["config"]), config.model_dump(mode="json")
@@ -322,6 +325,12 @@ def refuse_another_run(config: RunConfig, objective: Objective, checkpoint: Chec
     if names:
         differences = ", ".join(f"{name} {saved.get(name)!r} there, {wanted[name]!r} here" for name in names)
         raise ParameterError(f"run_dir={config.run_dir!r} holds another run ({differences}); choose another run_dir")
+    begun, here = checkpoint.meta.get("data", ""), getattr(data, "fingerprint", "")
+    if begun and here and begun != here:
+        raise ParameterError(
+            f"data_dir={config.data_dir!r} holds other data than run_dir={config.run_dir!r} was begun with; "
+            "give the data it was begun with, or choose another run_dir"
+        )
 
 
 @contextmanager

@@ -87,7 +87,7 @@ class AnnealingExplorer(anywidget.AnyWidget):
     total = traitlets.Int().tag(sync=True)
     warmup = traitlets.Int().tag(sync=True)
     weights = traitlets.Dict().tag(sync=True)
-    run = traitlets.List().tag(sync=True)
+    run: Any = traitlets.List().tag(sync=True)
 
     def __init__(self, folder: Path, **values: Any) -> None:
         config, film = load_run(folder).config, load_film(folder)
@@ -106,11 +106,11 @@ class TrainingPlayer(anywidget.AnyWidget):
     _esm = _module("training_player.js")
 
     frame = traitlets.Int(0, min=0).tag(sync=True)
-    names = traitlets.List().tag(sync=True)
-    iterations = traitlets.List().tag(sync=True)
+    names: Any = traitlets.List().tag(sync=True)
+    iterations: Any = traitlets.List().tag(sync=True)
     warmup = traitlets.Int().tag(sync=True)
-    centers = traitlets.List().tag(sync=True)
-    numbers = traitlets.List().tag(sync=True)
+    centers: Any = traitlets.List().tag(sync=True)
+    numbers: Any = traitlets.List().tag(sync=True)
     data = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, folders: Mapping[str, Path], **values: Any) -> None:

@@ -14,6 +14,7 @@ from asintrovae.records import load_records, load_samples
 
 SWEEPS = ROOT / "book" / "training" / "sweeps"
 SETTINGS = [f"{dataset}-c{k}" for dataset in ("8gaussians", "checkerboard") for k in (1, 2, 3)]
+REFERENCE = ["vae", "intro", "soft_intro", "as_intro"]
 MODELS = ["vae", "intro", "soft_intro", "as_intro-mean", "as_intro-product"]
 
 
@@ -37,8 +38,22 @@ def test_the_runs_of_the_chapter_are_those_of_its_sweeps(name):
     assert load_records(run_dir).keys() == {point.name for point in points}
 
 
+def test_the_large_runs_are_points_of_the_reference_sweep_and_reach_the_published_level():
+    run_dir, points = read_grid(SWEEPS / "toy_reference.yaml")
+    done = {point.name: point for point in points if state(point) in DONE}
+    assert done.keys() == load_records(run_dir).keys() >= {f"8gaussians-c1/{model}/0" for model in REFERENCE}
+    metrics = {name: load_records(run_dir)[f"8gaussians-c1/{name}/0"]["metrics"] for name in REFERENCE}
+    assert [metrics[name]["modes_found"] for name in ("soft_intro", "as_intro", "intro")] == [8, 8, 4]
+    for name in ("soft_intro", "as_intro"):
+        assert metrics[name]["protocol_kl"] < 3.4
+        assert metrics[name]["protocol_jsd"] < 5.6
+    assert metrics["intro"]["protocol_kl"] < 192.4 / 2
+    assert metrics["intro"]["protocol_jsd"] < 56.0 / 1.5
+    assert metrics["vae"]["protocol_kl"] > 200
+
+
 def test_records_hold_relative_folders_only():
-    for name in ("toy_laptop", "toy_map", "toy_ablation"):
+    for name in ("toy_laptop", "toy_map", "toy_ablation", "toy_reference"):
         for record in load_records(embedded(f"runs/{name}")).values():
             assert not record["config"]["run_dir"].startswith("/")
             assert record["config"]["data_dir"] is None

@@ -21,7 +21,7 @@ import torch
 from conftest import build
 from image_layouts import LAYOUTS, datasets, save
 
-from asintrovae import RunConfig, build_data, evaluate, save_record, train
+from asintrovae import ParameterError, RunConfig, build_data, evaluate, save_record, train
 from asintrovae.checkpoint import load_checkpoint
 from asintrovae.data import ToyData, images, sources, toy_density
 from asintrovae.data.images import StreamedImages
@@ -213,6 +213,24 @@ def test_the_fingerprint_is_that_of_the_images_wherever_they_lie_and_however_the
     assert build_data(config(pictures, tmp_path, seed=3, resolution=8, batch_size=2)).fingerprint == first
     monkeypatch.setattr(images, "MEMORY_LIMIT", 2**30)
     assert build_data(run).fingerprint == first
+
+
+def test_a_run_goes_on_wherever_its_images_lie_and_not_with_others(pictures, tmp_path):
+    run = config(pictures, tmp_path / "run")
+    with pytest.raises(InterruptedError):
+        trained(run, lambda: (_ for _ in ()).throw(InterruptedError))
+    assert saved(run) == 4
+    before = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
+    shutil.copytree(pictures, tmp_path / "other")
+    save(tmp_path / "other" / "a" / "01.JPG", 77)
+    with pytest.raises(
+        ParameterError, match=r"^data_dir='[^\n]+other' holds other data than run_dir='[^\n]+run' was begun with; [^\n]+$"
+    ):
+        trained(config(tmp_path / "other", tmp_path / "run"))
+    assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == before
+    pictures.rename(tmp_path / "moved")
+    trained(config(tmp_path / "moved", tmp_path / "run"))
+    assert saved(run) == 12
 
 
 @pytest.mark.parametrize("limit", [0, 2**30])
