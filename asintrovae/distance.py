@@ -157,10 +157,12 @@ class _PairSum(torch.autograd.Function):
         ctx.save_for_backward(*output[1:])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *second: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, *second: Tensor | None) -> tuple[Tensor | None, ...]:
         """The kept gradients, times that of D, (*,)."""
         if any(part is not None for part in second):
             raise RuntimeError("as_distance is differentiable once; for more build D from expected_likelihood_kernel")
+        if gradient is None:
+            return (None,) * 6
         parts = (gradient.view(*gradient.shape, *[1] * (kept.dim() - gradient.dim())) * kept for kept in ctx.saved_tensors)
         return (*parts, None, None, None, None)[:6]
 
@@ -235,9 +237,7 @@ def _pair_weights(counts: tuple[int, int], estimator: str, i: int, height: int, 
     return weights
 
 
-def _weighted_kernel(
-    arrays: Tensor, a: Tensor, b: Tensor, weights: Tensor, log_2: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _weighted_kernel(arrays: Tensor, a: Tensor, b: Tensor, weights: Tensor, log_2: Tensor | None) -> tuple[Tensor, Tensor]:
     """W k of a tile, and the same without what is held at its limit: (L, n, I, J) by axis, or (L, 1, I, J).
 
     Leaves λ^(-1/2), -, u and u² in `arrays`, with u = δ λ^(-1/2).
