@@ -1,7 +1,7 @@
 """Diagonal Gaussians: the posterior q(z|x), and the only place where its Kullback-Leibler divergence is written."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,36 @@ def kl_to_standard_normal(mean: Tensor, logvar: Tensor) -> Tensor:
 def full_precision(x: Tensor) -> Tensor:
     """x of any shape, at least float32: sums and differences of squares do not survive the 8 bits of bfloat16."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+class _Bounded(torch.autograd.Function):
+    """Clamp whose gradient stops only what would lead further out; torch's stops all, and what is out once never returns."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, low: float, high: float) -> Tensor:
+        return x.clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.low, ctx.high = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        outwards = ((x < ctx.low) & (gradient > 0)) | ((x > ctx.high) & (gradient < 0))
+        return gradient.masked_fill(outwards, 0), None, None
+
+
+def bounded(x: Tensor, low: float, high: float) -> Tensor:
+    """x of any shape, clamped to [low, high]; a descent step may still bring back what is outside. NaN stays NaN.
+
+    Within the range value and gradient are those of x, bit for bit.
+    """
+    found: Tensor = _Bounded.apply(x, low, high)  # type: ignore[no-untyped-call]
+    return found
 
 
 class Gaussian(NamedTuple):

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from asintrovae.gaussian import Gaussian, full_precision
+from asintrovae.gaussian import Gaussian, bounded, full_precision
 from asintrovae.parallel import BatchNorm2d, share, world
 from asintrovae.randomness import generator_for
 
 LOGVAR_RANGE = (-20.0, 20.0)
-"""Every encoder keeps its log-variance in this range: exp of it, and its sums, stay finite in float32."""
+"""Every encoder keeps its log-variance in this range by `bounded`: exp of it, and its sums, stay finite in float32."""
 
 
 PUBLISHED_WIDTHS = {
@@ -27,7 +27,7 @@ PUBLISHED_WIDTHS = {
 
 
 class GaussianHead(nn.Module):
-    """Linear map from features (B, F) to a posterior over n axes, log-variance clamped to LOGVAR_RANGE."""
+    """Linear map from features (B, F) to a posterior over n axes, log-variance bounded by LOGVAR_RANGE."""
 
     def __init__(self, features: int, latent_dim: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class GaussianHead(nn.Module):
 
     def forward(self, features: Tensor) -> Gaussian:
         mean, logvar = full_precision(self.linear(features)).chunk(2, dim=-1)
-        return Gaussian(mean, logvar.clamp(*LOGVAR_RANGE))
+        return Gaussian(mean, bounded(logvar, *LOGVAR_RANGE))
 
 
 class Autoencoder(nn.Module):

@@ -2,8 +2,11 @@ import math
 
 import pytest
 import torch
+from torch.func import grad, vmap
 
 from asintrovae import as_distance, expected_likelihood_kernel
+from asintrovae.distance import TILE
+from benchmarks.measuring import LiveBytes
 
 KERNELS = ["mean", "product", "prior"]
 
@@ -113,3 +116,114 @@ def test_bad_input_is_named(change, words):
     good = {"mu_r": torch.zeros(6, 3), "var_r": torch.ones(6, 3), "mu_g": torch.zeros(5, 3), "var_g": torch.ones(5, 3)}
     with pytest.raises(ValueError, match=words):
         as_distance(**{**good, **change})
+
+
+def value_and_gradients(inputs, *options):
+    """D and its gradients in all four inputs."""
+    inputs = [t.detach().requires_grad_() for t in inputs]
+    distance = as_distance(*inputs, *options)
+    return [distance.detach(), *torch.autograd.grad(distance, inputs)]
+
+
+def from_grams(mu_r, var_r, mu_g, var_g, kernel, estimator):
+    """D by its definition, from whole Gram matrices."""
+    weight, reduction = {"mean": ("lebesgue", "mean"), "product": ("lebesgue", "product"), "prior": ("prior", "product")}[kernel]
+    r, g, total = (mu_r, var_r), (mu_g, var_g), 0
+    for a, b, sign in ((r, r, 1), (g, g, 1), (r, g, -2)):
+        k = expected_likelihood_kernel(*a, *b, weight, reduction)
+        alike = estimator == "u" and a is b
+        total = total + sign * (k[~torch.eye(len(k), dtype=torch.bool)] if alike else k).mean()
+    return total
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("estimator", ["v", "u"])
+@pytest.mark.parametrize("sizes", [(2, 3, 1), (1, 40, 6), (33, 20, 40), (70, 50, 4)])
+def test_no_size_of_tile_changes_the_distance(generator, monkeypatch, kernel, estimator, sizes):
+    """Nor does the number of threads, which makes it larger."""
+    if estimator == "u" and 1 in sizes[:2]:
+        sizes = (2, *sizes[1:])
+    inputs = [t.requires_grad_() for t in clouds(generator, *sizes)]
+    expected = from_grams(*inputs, kernel, estimator)
+    expected = [expected.detach(), *torch.autograd.grad(expected, inputs)]
+    for tile in (64 if sum(sizes) > 50 else 1, 1000, 2**20):
+        monkeypatch.setitem(TILE, "cpu", tile)
+        for mine, theirs in zip(value_and_gradients(inputs, kernel, estimator), expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12 * float(theirs.abs().max()))
+        with torch.no_grad():
+            torch.testing.assert_close(as_distance(*inputs, kernel, estimator), expected[0], rtol=1e-12, atol=1e-14)
+
+
+def extra_bytes(distance, B, n):
+    """Most bytes alive at once while D and its gradient are computed, those of inputs and gradients not counted."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [t.requires_grad_() for t in clouds(generator, B, B, n, torch.float32)]
+    with LiveBytes() as counter:
+        torch.autograd.grad(distance(*inputs), inputs)
+    return counter.peak
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_memory_does_not_grow_with_pairs_by_axis(monkeypatch, kernel):
+    """Beside the tile it is some copies of the inputs; one dense array would be B / 8 of them."""
+    monkeypatch.setitem(TILE, "cpu", 2**14)
+    tile = 4 * 4 * TILE["cpu"] * torch.get_num_threads()
+    for B, n in ((64, 16), (192, 16), (64, 64), (128, 64)):
+        copies = (extra_bytes(lambda *t: as_distance(*t, kernel), B, n) - tile) / (2 * B * n * 4)
+        assert 1 < copies < 24, (B, n)
+    dense = extra_bytes(lambda *t: from_grams(*t, kernel, "v"), 64, 64)  # the count sees what it has to see
+    assert dense > 3 * 64**2 * 64 * 4
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_transforms_of_torch_func_commute_with_it(generator, monkeypatch, kernel):
+    monkeypatch.setitem(TILE, "cpu", 100)
+    each = [[t.requires_grad_() for t in clouds(generator, 7, 5, 3)] for _ in range(4)]
+    stacked = [torch.stack([t.detach() for t in column]) for column in zip(*each, strict=True)]
+    expected = [torch.stack(column) for column in zip(*(value_and_gradients(t, kernel) for t in each), strict=True)]
+    every = (0, 1, 2, 3)
+
+    def distance(*inputs):
+        return as_distance(*inputs, kernel)
+
+    def total(*inputs):
+        return vmap(distance)(*inputs).sum()
+
+    leaves = [t.clone().requires_grad_() for t in stacked]
+    moved = [t.movedim(0, 1) for t in stacked]
+    twice = [t.unflatten(0, (2, 2)) for t in stacked]
+    for found in (
+        [vmap(distance)(*stacked), *vmap(grad(distance, every))(*stacked)],
+        [vmap(distance)(*leaves), *torch.autograd.grad(total(*leaves), leaves)],
+        [vmap(distance, 1)(*moved), *grad(total, every)(*stacked)],
+        [t.flatten(0, 1) for t in (vmap(vmap(distance))(*twice), *vmap(vmap(grad(distance, every)))(*twice))],
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-13)
+    one_for_all = vmap(distance, (0, 0, None, None))(*stacked[:2], *each[0][2:])
+    torch.testing.assert_close(one_for_all[0], expected[0][0])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_second_derivative_is_refused_not_left_out(generator, kernel):
+    inputs = [t.requires_grad_() for t in clouds(generator)]
+    gradients = torch.autograd.grad(as_distance(*inputs, kernel), inputs, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once; for more build D from expected_likelihood_kernel"):
+        (gradients[0].square().sum() + inputs[0].sum()).backward()
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        grad(lambda mu: grad(lambda m: as_distance(m, *inputs[1:], kernel))(mu).sum())(inputs[0].detach())
+
+
+def test_only_what_wants_a_gradient_gets_one(generator):
+    mu_r, var_r, mu_g, var_g = clouds(generator)
+    assert not as_distance(mu_r, var_r, mu_g, var_g).requires_grad
+    for kernel in KERNELS:
+        full = value_and_gradients((mu_r, var_r, mu_g, var_g), kernel)
+        mu_g = mu_g.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(3 * as_distance(mu_r, var_r, mu_g, var_g, kernel), mu_g)
+        torch.testing.assert_close(gradient, 3 * full[3])
+
+
+def test_numbers_of_any_type_meet_in_the_widest(generator):
+    mu_r, var_r, mu_g, var_g = clouds(generator)
+    assert as_distance(mu_r.float(), var_r.float(), mu_g.half(), var_g).dtype == torch.float64
+    assert as_distance(torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3), mu_g.half(), var_g.half()).dtype == torch.float32

@@ -1,0 +1,87 @@
+"""What every benchmark needs: fair times, counted bytes, the machine's name."""
+
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+def alternate(calls: dict[str, Callable[[], Any]], seconds: float = 1.0, rounds: int = 3) -> dict[str, float]:
+    """Shortest time of each call, in seconds. They take turns, so that a busy machine is busy for all of them.
+
+    seconds: goes on for about so long. rounds: but for so many turns at least, after one that does not count.
+    """
+    best = dict.fromkeys(calls, float("inf"))
+    for call in calls.values():
+        call()
+    end = time.perf_counter() + seconds
+    while rounds > 0 or time.perf_counter() < end:
+        rounds -= 1
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts what tensors made inside hold: `peak`, the most bytes alive at once, and `made`, all of them.
+
+    Tensors that were there before do not count.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = self.made = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation, then look at the storages that are new."""
+        self._note((args, kwargs), count=False)
+        result = func(*args, **(kwargs or {}))
+        self._note(result, count=True)
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
+        return result
+
+    def _note(self, tensors: Any, count: bool) -> None:
+        self.alive = {key: (ref, size) for key, (ref, size) in self.alive.items() if not ref.expired()}
+        for tensor in tree_leaves(tensors):
+            if isinstance(tensor, torch.Tensor):
+                ref = StorageWeakRef(tensor.untyped_storage())
+                if ref.cdata not in self.alive:
+                    size = tensor.untyped_storage().nbytes() * count
+                    self.alive[ref.cdata] = ref, size
+                    self.made += size
+
+
+def in_another_process(module: str, *arguments: object) -> str:
+    """What `python -m module arguments` prints, with memory of its own to be measured."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def machine() -> dict[str, Any]:
+    """Processor, threads and versions."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and (found := re.search(r"model name\s*: (.*)", cpuinfo.read_text())):
+        processor = found[1]
+    return {
+        "processor": processor,
+        "threads": torch.get_num_threads(),
+        "vector": torch.backends.cpu.get_cpu_capability(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "asintrovae": version("asintrovae"),
+    }
