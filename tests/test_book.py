@@ -101,7 +101,7 @@ def browser_page(built_book):
     flags.append("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        page = browser.new_page(viewport=WIDE)
+        page = browser.new_page()
         page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type == "error" else None)
         page.on("pageerror", lambda e: wrong.append(f"error: {e}"))
         page.on("response", lambda r: wrong.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
@@ -156,7 +156,8 @@ FOCUS = """async () => {
 
 
 def open_page(page, url):
-    """Go there and wait until formulas are typeset and nothing is on its way."""
+    """Go there in a wide window and wait until formulas are typeset and nothing is on its way."""
+    page.set_viewport_size(WIDE)
     page.goto(url)
     page.evaluate("window.MathJax && MathJax.startup.promise")
     page.wait_for_load_state("networkidle")
@@ -202,7 +203,6 @@ def test_page_in_a_browser(browser_page, name):
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
     assert page.locator("article :is(mjx-container > svg, img, pre, table)").evaluate_all(CUT) == []
     assert page.locator("article div.math > .eqno").evaluate_all(CROWDED) == []
-    page.set_viewport_size(WIDE)
     assert wrong == []
 
 
@@ -222,7 +222,7 @@ def test_pages_opened_as_files_are_complete(built_book, browser_page):
 def test_search_finds_a_term(built_book, browser_page, as_file):
     page, base, wrong = browser_page
     wrong.clear()
-    page.goto((built_book / "book" / "index.html").as_uri() if as_file else f"{base}book/index.html")
+    open_page(page, (built_book / "book" / "index.html").as_uri() if as_file else f"{base}book/index.html")
     page.keyboard.press("Control+k")
     page.keyboard.type("bandwidth")
     page.keyboard.press("Enter")
@@ -230,8 +230,10 @@ def test_search_finds_a_term(built_book, browser_page, as_file):
     page.get_by_text("Search finished").wait_for()
     for path in page.locator("#search-results li a").evaluate_all("links => links.map(link => link.pathname)"):
         assert "bandwidth" in (built_book / path[path.index("book/") :]).read_text().lower()
+    page.wait_for_load_state("networkidle")
     page.locator("#search-results li a").first.click()
     page.wait_for_selector("article h1")
+    page.wait_for_load_state("networkidle")
     assert wrong == []
 
 
@@ -251,7 +253,7 @@ def test_the_theme_button_leaves_figures_legible(browser_page):
     card, ink = np.median(pixels), np.quantile(pixels, 0.005)
     assert pixels[8:-8, 8].min() == pytest.approx(card, abs=0.02)  # the card reaches around the figure
     assert (card + 0.05) / (ink + 0.05) > 7
-    page.reload()
+    page.reload(wait_until="networkidle")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"  # it is remembered
     page.evaluate("localStorage.clear()")
     assert wrong == []
