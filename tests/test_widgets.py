@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import pytest
@@ -403,6 +404,9 @@ def test_one_slider_moves_all_models(show):
             assert row == [f"{film['modes'][at]:.0f} of 8", f"{100 * film['between'][at].item():.0f} %", kl, kl_g]
     last = page.locator(pictures).evaluate_all(draw)
     assert all(now != then for now, then in zip(last, first, strict=True))
+    for samples, film in zip(last[:: len(last) // 4], films, strict=True):  # the first path of each model
+        points = [float(coordinate) for coordinate in re.findall(r"-?[\d.]+(?=[,h])", samples)]
+        assert points == pytest.approx([c / 1000 for x, y in film["samples"][30].tolist() for c in (x, -y)])
     x, y = middle(page, "input[name=frame]")
     page.mouse.click(x, y)
     assert page.locator("input[name=frame]").input_value() == "15"
