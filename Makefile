@@ -8,7 +8,7 @@ NOTEBOOKS := $(wildcard book/[0-9]*.ipynb book/training/*.ipynb)
 PACKAGE := $(shell find asintrovae -name '*.py' -o -name '*.js')
 RUNS := book/runs/toy.ipynb book/runs/images.ipynb
 
-.PHONY: help setup runs chapters tables book serve pdf test chaos soak check new-chapter hooks browser format sync constraints audit repository clean
+.PHONY: help setup runs chapters tables book serve pdf test chaos soak bench check new-chapter hooks browser format sync constraints audit repository clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ browser: ## install Debian's Chromium for the browser tests, where it is missing
 
 test: setup browser check ## every test: style, types, package, equations, notebooks, book
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+bench: .venv/installed ## benchmarks as ratios of one run, on every core; fails where a target is missed
+	env -u OMP_NUM_THREADS $(BIN)/python -m benchmarks
 
 chaos: .venv/installed ## kill runs, try every fault and bad input, and record that none was lost; minutes
 	$(BIN)/python tests/reliability/chaos.py

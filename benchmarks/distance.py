@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-import asintrovae.distance
 from asintrovae import as_distance
+from asintrovae.pairs import TILE
 from benchmarks.measuring import LiveBytes, alternate, in_another_process
 
 KERNELS = ("mean", "product", "prior")
@@ -84,7 +84,7 @@ def compare(B: int, n: int, kernel: str = "mean", members: int = 0, threads: int
     given = posteriors(B, n, members)
     times = alternate({name: lambda f=f: step(f, given, kernel) for name, f in DISTANCES.items()}, seconds)
     memory = {name: counted(name, given, kernel).peak for name in DISTANCES}
-    tile = asintrovae.distance.TILE["cpu"] * torch.get_num_threads()
+    tile = TILE["cpu"] * torch.get_num_threads()
     row = {"B": B, "n": n, "kernel": kernel, "members": members, "threads": torch.get_num_threads()}
     row["path"] = "tiles" if n * (2 * B) ** 2 > tile else "one tile"
     torch.set_num_threads(every)
@@ -120,7 +120,7 @@ def ceilings() -> dict[str, float]:
     """What this machine does at best, now: matrix products, memory, and numbers per second of each operation in the cache."""
     side = torch.randn(1024, 1024)
     large, other = torch.ones(2**26), torch.empty(2**26)
-    x = torch.rand(8, 64, asintrovae.distance.TILE["cpu"] * torch.get_num_threads() // 512) + 0.1
+    x = torch.rand(8, 64, TILE["cpu"] * torch.get_num_threads() // 512) + 0.1
     out, a, b = torch.empty_like(x), x[:, :, :1], x[:, :1]
     calls = {
         "matmul": lambda: side @ side,
@@ -167,10 +167,9 @@ def against_ceilings(row: dict[str, Any], rates: dict[str, float]) -> dict[str, 
     )
     reached, by_memory = found["share_of_floor"], found["dense_share_of_stream"]
     gigabytes = {name: size / 1e9 for name, size in made.items()}
-    print(
-        f"B = {B}, n = {n}: {numbers / 1e6:.0f}e6 pairs by axis, {sum(PASSES.values())} passes in the cache, {floor:.3f} s at best,"
-    )
-    print(f"of which {reached:.0%} is reached; {gigabytes['package']:.3f} GB of new arrays. Dense: {gigabytes['dense']:.1f} GB,")
+    print(f"B = {B}, n = {n}: {numbers / 1e6:.0f}e6 pairs by axis, {sum(PASSES.values())} passes over them in the cache:")
+    print(f"{floor:.3f} s at best, of which {reached:.0%} is reached; {gigabytes['package']:.3f} GB of new arrays")
+    print(f"dense: {gigabytes['dense']:.1f} GB of new arrays,", end=" ")
     print(f"each byte written and read at least once: {by_memory:.0%} of its time at the speed of memory")
     return found
 
