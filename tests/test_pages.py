@@ -73,6 +73,7 @@ def test_a_run_of_this_build_opens_and_is_edited_as_its_template():
 def test_search_engines_and_previews_are_told_what_a_page_is(small_book, chapter):
     tags = dict(re.findall(r'<meta (?:property|name)="(og:[\w:]+|description)" content="([^"]*)"', chapter))
     assert tags["og:title"] == "A small chapter"
+    assert tags["og:site_name"] == yaml.safe_load((ROOT / "_config.yml").read_text())["title"]
     assert tags["og:url"] == f"{PUBLISHED}book/01_small.html"
     assert tags["og:image"] == f"{PUBLISHED}_static/card.png"
     assert tags["og:description"].startswith("Six hundred words. word word")
@@ -86,13 +87,12 @@ def test_search_engines_and_previews_are_told_what_a_page_is(small_book, chapter
 
 def test_the_sitemap_lists_the_pages(small_book):
     root = ElementTree.parse(small_book / "sitemap.xml").getroot()
-    assert [url.text for url in root.findall("{*}url/{*}loc")] == [
-        f"{PUBLISHED}book/{page}.html" for page in ("01_small", "index")
-    ]
+    listed = [url.text for url in root.findall("{*}url/{*}loc")]
+    assert listed == [f"{PUBLISHED}book/{page}.html" for page in ("01_small", "index")]
 
 
 def test_another_address_of_the_pages_can_be_given():
-    config = SimpleNamespace(html_theme_options={"repository_url": ELSEWHERE}, html_baseurl="", project="p")
+    config = SimpleNamespace(html_theme_options={"repository_url": ELSEWHERE}, html_baseurl="", html_title="p")
     tool("pages").set_addresses(None, config)
     assert config.html_baseurl == config.ogp_site_url == "https://some-one.github.io/another.book/"
     config.html_baseurl = "https://book.example.org/"

@@ -25,7 +25,8 @@ def set_addresses(app: Sphinx, config: Config) -> None:
     owner, name = config.html_theme_options["repository_url"].split("/")[-2:]
     config.html_baseurl = config.html_baseurl or f"https://{owner.lower()}.github.io/{name}/"
     config.ogp_site_url = config.html_baseurl
-    config.ogp_image, config.ogp_image_alt = "_static/card.png", f"{config.project}: points of eight Gaussians on a ring"
+    config.ogp_site_name = config.html_title
+    config.ogp_image, config.ogp_image_alt = "_static/card.png", f"{config.html_title}: points of eight Gaussians on a ring"
     config.ogp_social_cards = {"enable": False}  # one card for all pages, drawn below
 
 
@@ -87,7 +88,7 @@ def write_site_files(app: Sphinx, error: Exception | None) -> None:
     for page in sorted(app.env.found_docs):
         ElementTree.SubElement(ElementTree.SubElement(root, "url"), "loc").text = f"{app.config.html_baseurl}{page}.html"
     ElementTree.ElementTree(root).write(Path(app.outdir) / "sitemap.xml", encoding="utf-8", xml_declaration=True)
-    draw_card(app.config.project, Path(app.outdir) / "_static" / "card.png")
+    draw_card(app.config.html_title, Path(app.outdir) / "_static" / "card.png")
 
 
 def draw_card(title: str, path: Path) -> None:

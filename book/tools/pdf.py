@@ -32,7 +32,8 @@ if (published) {
 LAYOUT = """
 .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer, .toggle-button { display: none !important; }
 pre { white-space: pre-wrap; }
-figure, .admonition-title, div.output img { break-inside: avoid; }
+figure, div.cell_input, div.cell_output, div.highlight, .admonition-title { break-inside: avoid; }
+h1, h2, h3 { break-after: avoid; }
 """
 
 
@@ -62,7 +63,7 @@ def print_page(page: Any, url: str) -> bytes:
     page.evaluate(UNFOLD)
     page.add_style_tag(content=LAYOUT)
     margin = {"top": "18mm", "bottom": "18mm", "left": "16mm", "right": "16mm"}
-    content: bytes = page.pdf(format="A4", margin=margin, print_background=True)
+    content: bytes = page.pdf(format="A4", margin=margin, print_background=True, scale=0.8)
     return content
 
 
