@@ -5,7 +5,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -31,7 +31,9 @@ def alone_in(run_dirs: Sequence[str]) -> Iterator[None]:
                 held.enter_context(FileLock(owner.with_name(LOCK)).acquire(timeout=0))
                 owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
             except Timeout:
-                who = owner.read_text() if owner.exists() else "another process"
+                who = "another process"
+                with suppress(OSError):
+                    who = owner.read_text() or who
                 raise ParameterError(
                     f"run_dir={run_dir!r} is being trained by {who}; wait for its end, or choose another run_dir"
                 ) from None

@@ -178,9 +178,7 @@ class Loop:
                 break
             if log:
                 self.log(i + 1, terms)
-            if (save or stop) and not self.save(i + 1):
-                break
-            if stop:
+            if (save or stop) and (not self.save(i + 1) or stop):
                 break
 
     def iterate(self, i: int) -> dict[str, Tensor]:

@@ -23,9 +23,10 @@ from asintrovae import RunConfig, build_data, build_model, build_objective, chec
 from asintrovae.checkpoint import Checkpoint, load_checkpoint
 from asintrovae.data import files, images
 from asintrovae.interruption import OWNER, alone_in
+from asintrovae.parallel import fabric_for
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["asintrovae.ensemble", "lightning_fabric", "torchmetrics"])
+FORKED.set_forkserver_preload(["asintrovae.ensemble", "lightning_fabric.plugins.environments.lightning"])
 SAVING = [checkpoint.save_checkpoint.__code__, files.write_atomically.__code__]
 SMALL = {"iterations": 60, "widths": [8], "batch_size": 16, "log_every": 1, "checkpoint_every": 4, "device": "cpu", "threads": 1}
 
@@ -53,6 +54,8 @@ def train_here(config: RunConfig, begun: Connection | None = None, line: int = 0
     log = os.open(f"{config.run_dir}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
     torch.set_num_threads(1)
+    if group:
+        fabric_for(config)  # as asintrovae.worker does
     data = build_data(config)
     model, objective = build_model(config, data.shape), build_objective(config)
     if line:
@@ -111,7 +114,7 @@ class Forked:
     """
 
     def __init__(self, config: RunConfig, line: int = 0, launched: bool = False) -> None:
-        self.config, self.processes, listeners = config, [], []
+        self.config, self.launched, self.processes, listeners = config, launched, [], []
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -144,11 +147,19 @@ class Forked:
             process.join()
         return self.processes[rank].exitcode == -signal.SIGKILL
 
+    def wait_until_it_trains(self) -> None:
+        """Wait until the folder is held by the first process, or by one that it has launched."""
+        owner = Path(self.config.run_dir, OWNER)
+        for _ in range(12_000):
+            said = owner.read_text().split() if owner.exists() else []
+            if said and (said[1] == str(self.processes[0].pid)) != self.launched:
+                return
+            assert not self.wait(0.01), Path(f"{self.config.run_dir}.log").read_text()[-3000:]
+        raise TimeoutError("it did not begin within two minutes")
+
     def signal(self, number: int, rank: int = 0) -> None:
         """Send a signal to one process as soon as it trains."""
-        owner = Path(self.config.run_dir, OWNER)
-        while not owner.exists() and not self.wait(0.01):
-            pass
+        self.wait_until_it_trains()
         pid = self.processes[rank].pid
         assert pid is not None
         os.kill(pid, number)
@@ -218,6 +229,7 @@ def hold(run_dirs: list[str], held: Connection) -> None:
 
 def stop_while_decoding(config: RunConfig, held: Connection) -> None:
     """In a process of its own: train on images decoded as they are needed, and stand still at the third batch."""
+    multiprocessing.set_start_method("fork", force=True)  # as in a program that nobody forked: its workers see it die
     images.MEMORY_LIMIT = 0
     data = build_data(config)
 

@@ -285,7 +285,7 @@ def test_an_image_that_disappears_stops_a_strict_run_until_it_is_back(tmp_path, 
     config = tiny_config(tmp_path / "run", **{**streamed, "workers": workers})
     data, _, _ = build(config)
     shutil.copytree(tmp_path / "images", tmp_path / "copy")
-    gone = At(data, 7, lambda: [path.unlink() for path in (tmp_path / "images").glob("*[02468].png")])
+    gone = At(data, 12, lambda: [path.unlink() for path in (tmp_path / "images").glob("*[02468].png")])
     with pytest.raises(ValueError, match=r"strict_images=True and \d+ unreadable: .*\.png \(No such file or directory\)"):
         run(config, data=gone)
     assert load_checkpoint(tmp_path / "run").meta["iteration"] >= 5
@@ -332,7 +332,7 @@ def test_a_number_that_is_not_finite_in_any_term(tmp_path, model_name):
     terms = [name.split(".") for name in whole.history[0] if name != "iteration"]
     assert len(terms) >= 3
     for phase, term in terms:
-        for value in ("nan", "inf", "-inf"):
+        for value in ("nan", "inf"):
             config = tiny_config(tmp_path / f"{phase}.{term}{value}", **small)
             _, model, objective = build(config)
             result = train(model, Spoilt(objective, phase, term, float(value), 5 / 8), build(config)[0], config)

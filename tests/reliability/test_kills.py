@@ -81,8 +81,7 @@ def test_processes_that_train_launches_are_ended_in_order(tmp_path):
     """One of them dies, and says so in one line; then, in a second attempt, the caller is asked to end."""
     config = config_of(tmp_path / "run", devices=2, iterations=10**6, checkpoint_every=10**6, log_every=10**6)
     forked = Forked(config, launched=True)
-    while not (tmp_path / "run" / OWNER).exists():
-        assert not forked.wait(0.1)
+    forked.wait_until_it_trains()
     family = psutil.Process(forked.processes[0].pid).children(recursive=True)
     workers = [p for p in family if "asintrovae.worker" in p.cmdline() and "torch.distributed.run" not in p.cmdline()]
     assert len(workers) == 2
@@ -91,6 +90,7 @@ def test_processes_that_train_launches_are_ended_in_order(tmp_path):
     line = f"RuntimeError: devices=2: a process failed; run_dir='{config.run_dir}' keeps the last checkpoint, from which"
     assert line in (tmp_path / "run.log").read_text()
     assert not psutil.wait_procs(family, timeout=60)[1]
+    (tmp_path / "run" / OWNER).unlink(missing_ok=True)
     forked = Forked(config, launched=True)
     forked.signal(signal.SIGTERM)
     assert forked.end() == [1]
@@ -99,14 +99,16 @@ def test_processes_that_train_launches_are_ended_in_order(tmp_path):
 
 
 class Telling:
-    """A data set that sends this process signals when a certain batch is asked for."""
+    """A data set that sends this process signals when a certain batch is first asked for."""
 
     def __init__(self, data, at, *numbers):
         self.data, self.at, self.numbers, self.shape = data, at, numbers, data.shape
 
     def batch(self, index):
-        for number in self.numbers * (index == self.at):
-            signal.raise_signal(number)
+        if index == self.at:
+            numbers, self.numbers = self.numbers, ()
+            for number in numbers:
+                signal.raise_signal(number)
         return self.data.batch(index)
 
 

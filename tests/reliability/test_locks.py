@@ -4,7 +4,6 @@ import os
 import re
 import socket
 import threading
-from pathlib import Path
 
 import pytest
 from conftest import build, tiny_config
@@ -35,11 +34,9 @@ class Holder:
 
     def __init__(self, config):
         self.forked = Forked(config.model_copy(update={"iterations": 10**9, "checkpoint_every": 10**9, "log_every": 10**9}))
-        self.owner = Path(config.run_dir, OWNER)
 
     def __enter__(self):
-        while not self.owner.exists():
-            assert not self.forked.wait(0.01)
+        self.forked.wait_until_it_trains()
         return self.forked.processes[0].pid
 
     def __exit__(self, *_):
@@ -59,7 +56,7 @@ def test_a_second_run_is_refused_until_the_first_is_gone(tmp_path):
 
 
 def test_a_second_thread_is_refused(tmp_path):
-    config = tiny_config(tmp_path)
+    config = tiny_config(tmp_path, model="vae")
     data, _, _ = build(config)
     refused = []
 
