@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 4 -m asintrovae.worker parameters.json
 
 The processes may be on several machines that share the folder run_dir. Beside the parameters result.json is written.
-Told to end by SIGTERM or SIGINT, of which torchrun gives them half a minute's notice, they save first; the same line then goes on.
+Told to end by SIGTERM or SIGINT, for which torchrun leaves them half a minute, they save first; the same line then goes on.
 With --while-stdin-is-open they end when whoever holds the other end does, killed kernels included.
 """
 
