@@ -14,7 +14,7 @@ import torch
 import yaml
 from bad_inputs import FIELDS, WAYS, Bad, complaint, run, wrong
 from conftest import MODELS, ROOT, build, tiny_config
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from image_layouts import save
 
@@ -24,11 +24,12 @@ from asintrovae.config import DATASETS, short
 from asintrovae.training import Loop
 
 few = {"derandomize": True, "database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
+few |= {"phases": [Phase.generate]}  # to shrink an example that fails would train again and again
 
 
 def test_bad_values_names_and_combinations_are_refused_in_one_line():
-    tried, wrongly_accepted = run(1500)
-    assert tried >= 1000
+    tried, wrongly_accepted = run(800)
+    assert tried >= 500
     assert not wrongly_accepted, "\n".join(wrongly_accepted)
 
 
@@ -145,7 +146,7 @@ def use(parameters, run_dir):
         return False
     result = train(model, objective, data, config)
     metrics = evaluate(model, data, config)
-    assert save_record(config, result, metrics, data.skipped_images)["status"] in ("finished", "diverged")
+    assert save_record(config, result, metrics)["status"] in ("finished", "diverged")
     return True
 
 
@@ -175,7 +176,7 @@ def test_what_is_accepted_trains_on_images(model, tmp_path, pictures):
         made.append(use({**parameters, **images}, tmp_path / str(len(made))))
 
     check()
-    assert {True, False} == set(made) or all(made)
+    assert any(made)
 
 
 def bounds():
@@ -191,9 +192,9 @@ def bounds():
 
 
 @pytest.mark.parametrize(("name", "value"), list(bounds()))
-@pytest.mark.parametrize("model", ["as_intro", "wgan_gp"])
-def test_the_ends_of_every_range_can_be_used_or_are_refused(model, name, value, tmp_path, monkeypatch):
+def test_the_ends_of_every_range_can_be_used_or_are_refused(name, value, tmp_path, monkeypatch):
     """On a machine of 4 GiB: two iterations, or one line before anything is asked for."""
+    model = "wgan_gp" if name in ("critic_steps", "gradient_penalty") else "as_intro"
     monkeypatch.setattr("asintrovae.build.memory", lambda device: 4 * 2**30)
     other = {"batch_size": value} if name == "devices" else {"warmup": 0} if name != "warmup" else {}
     refused = None
@@ -209,8 +210,8 @@ def test_the_ends_of_every_range_can_be_used_or_are_refused(model, name, value, 
         return
     data, network, objective = build(config)
     loop = Loop(network, objective, data, config)
-    for i in range(2):
-        assert loop.iterate(i)
+    assert loop.iterate(0)
+    assert loop.iterate(1)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +365,7 @@ def test_a_name_of_a_grid_cannot_be_code(place, tmp_path, monkeypatch):
         (grid_text(run_dir="a\0b"), "run_dir=.*NUL"),
         (grid_text(run_dir="x" * 300), "run_dir=.*255 bytes"),
         (grid_text(seeds=[10**30]), "^seed 10+: seed=10+: should be less than"),
-        (grid_text(seeds=[*range(10**5), -1]), r"^seeds=\[0, 1.*\.\.\.\] must be a list"),
+        (grid_text(seeds=[*range(1000), -1]), r"^seeds=\[0, 1.*\.\.\.\] must be a list"),
         (
             grid_text(axes={"beta_kl": [i / 400 for i in range(400)], "beta_rec": [i / 400 for i in range(400)]}),
             "make 160000 points",
@@ -411,9 +412,18 @@ def test_a_notebook_that_is_none_is_refused_in_one_line(content, tmp_path):
         grid.read_grid(tmp_path / "grid.yaml")
 
 
-labels = st.text("abAB0.=_-+,/\\~ \0é", max_size=6) | st.sampled_from(
-    ["..", "../x", "/etc", "a/../../b", "C:\\x", "nul", "~root", "%2e%2e"]
+labels = (
+    st.sampled_from(["a", "b", "B", "c.d"])
+    | st.text("abAB0.=_-+,/\\~ \0é", max_size=6)
+    | st.sampled_from(["..", "../x", "/etc", "a/../../b", "C:\\x", "nul", "~root", "%2e%2e"])
 )
+
+
+def mostly(good):
+    """What the grid needs in this place, or now and then something else."""
+    return st.integers(0, 4).flatmap(lambda die: values if die == 0 else st.just(good))
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | labels,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(labels, inner, max_size=3),
@@ -433,7 +443,7 @@ def test_whatever_a_grid_says_its_runs_lie_below_its_folder_apart_from_each_othe
     path, made, refusals = tmp_path / "grid.yaml", [], []
 
     @settings(max_examples=300, **few)
-    @given(axes, values | st.just([0, 1]), values | st.just({}))
+    @given(axes, mostly([0, 1]), mostly({}))
     def check(axes, seeds, fixed):
         with suppress(yaml.YAMLError):
             path.write_text(grid_text(axes=axes, seeds=seeds, fixed=fixed))
