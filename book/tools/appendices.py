@@ -95,7 +95,10 @@ def run_cells(records: list[dict[str, Any]]) -> list[str]:
 
 def chaos_table(book: Path) -> str:
     """How often runs were killed and what came of it."""
-    record = json.loads((book.parent / "data" / "reliability" / "chaos.json").read_text())
+    path = book.parent / "data" / "reliability" / "chaos.json"
+    if not path.exists():
+        return "Not recorded yet."
+    record = json.loads(path.read_text())
     rows = [
         ["kills", record["kills"]],
         ["of these inside a save", record["kills_in_a_save"]],
@@ -111,7 +114,10 @@ def chaos_table(book: Path) -> str:
 
 def soak_table(book: Path) -> str:
     """Memory and open files of long runs."""
-    record = json.loads((book.parent / "data" / "reliability" / "soak.json").read_text())
+    path = book.parent / "data" / "reliability" / "soak.json"
+    if not path.exists():
+        return "Not recorded yet."
+    record = json.loads(path.read_text())
     header = ["run on", "iterations", "checkpoints", "bytes per iteration", "memory in MB", "open files"]
     rows = [
         [

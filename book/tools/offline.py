@@ -47,7 +47,7 @@ def finish_pages(app: Sphinx, error: Exception | None) -> None:
     copy_mathjax(static)
     for sheet in static.glob("vendor/fontawesome/*/css/*.css"):
         sheet.write_text(embed_fonts(sheet), encoding="utf-8")
-    for page in Path(app.outdir).rglob("*.html"):
+    for page in set(Path(app.outdir).rglob("*.html")) - set(static.rglob("*.html")):
         html = page.read_text(encoding="utf-8")
         for pattern, replacement in MENDED.items():
             html = re.sub(pattern, replacement, html)
