@@ -156,7 +156,7 @@ def use(parameters, run_dir):
 def test_what_is_accepted_trains_on_points(model, dataset, tmp_path):
     made = []
 
-    @settings(max_examples=3, **few)
+    @settings(max_examples=2, **few)
     @given(small)
     def check(parameters):
         made.append(use({**parameters, "model": model, "dataset": dataset}, tmp_path / str(len(made))))
@@ -169,7 +169,7 @@ def test_what_is_accepted_trains_on_points(model, dataset, tmp_path):
 def test_what_is_accepted_trains_on_images(model, tmp_path, pictures):
     made = []
 
-    @settings(max_examples=5, **few)
+    @settings(max_examples=4, **few)
     @given(small, st.sampled_from([8, 9, 16]))
     def check(parameters, resolution):
         images = {"dataset": "folder", "data_dir": str(pictures), "resolution": resolution, "model": model}
