@@ -64,7 +64,7 @@ function render({ model, el }) {
     }
     set(edge, { d: `M${x(state.margin)},6V${y(0)}` });
     set(fake, { d: `M${x(state.kl_fake)},24V${y(0)}` });
-    set(m, { x: x(state.margin) + 3 });
+    set(m, { x: x(state.margin) + (state.margin > 11 ? -4 : 4), "text-anchor": state.margin > 11 ? "end" : "start" });
     const rows = ["encoder", "decoder"].map((player) => [number(here[player]), number(here[`${player}_slope`]), moves(here[`${player}_slope`])]);
     fill(rows);
     content.textContent = `Encoder’s loss: β_kl KL(x) = ${number(here.real)}, both hinges ${number(here.hinges)}; least at ${aim(state)}.`;

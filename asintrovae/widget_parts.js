@@ -115,9 +115,11 @@ function legend(...entries) {
   return h("p", {}, ...parts);
 }
 
-// Put the widget into its place; `kind` names it to style sheets and tests.
+// Put the widget into its place; `kind` names it to style sheets and tests. JupyterLab would take keys from its controls.
 function mount(el, kind, ...children) {
-  el.append(h("div", { class: `asintrovae ${kind}` }, h("style", {}, STYLE), ...children));
+  const root = h("div", { class: `asintrovae ${kind}` }, h("style", {}, STYLE), ...children);
+  for (const control of root.querySelectorAll("input, button")) set(control, { "data-lm-suppress-shortcuts": "true" });
+  el.append(root);
 }
 
 // An x axis and a y axis, in a plot of `width` by `height` whose data range is [0, right] by [bottom, top].

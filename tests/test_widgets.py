@@ -441,6 +441,7 @@ def test_everything_has_a_name_and_is_reached_by_keyboard(show, kind):
         assert controls.nth(index).evaluate("element => element === document.activeElement")
     assert all(name.strip() for name in page.locator("input[type=range]").evaluate_all("all => all.map(e => e.ariaLabel)"))
     assert page.locator("input[type=checkbox]").count() == page.locator("label.check > input[type=checkbox]").count()
+    assert page.locator("input:not([data-lm-suppress-shortcuts]), button:not([data-lm-suppress-shortcuts])").count() == 0
     images = page.locator("svg, canvas").evaluate_all("all => all.map(e => [e.getAttribute('role'), e.ariaLabel])")
     assert images
     assert all(role == "img" and len(name) > 8 for role, name in images)
