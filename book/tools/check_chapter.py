@@ -24,8 +24,9 @@ def found(name: str) -> Path:
     path = ROOT / "book" / "src" / f"{name}.md"
     if not path.is_file():
         names = sorted(path.stem for path in path.parent.glob("[0-9]*.md"))
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.3) or names[:1]
-        raise ValueError(f"CHAPTER={name!r} is no chapter in book/src; did you mean {near[0]!r}?")
+        near = difflib.get_close_matches(name, names, n=1)
+        out = f"did you mean {near[0]!r}?" if near else f"there are {names[0]} to {names[-1]}"
+        raise ValueError(f"CHAPTER={name!r} is no chapter in book/src; {out}")
     return path
 
 
