@@ -22,7 +22,7 @@ import torch
 from asintrovae import RunConfig, build_data, build_model, build_objective, checkpoint, train
 from asintrovae.checkpoint import Checkpoint, load_checkpoint
 from asintrovae.data import files, images
-from asintrovae.interruption import OWNER, alone_in
+from asintrovae.interruption import alone_in
 from asintrovae.parallel import fabric_for
 
 FORKED = multiprocessing.get_context("forkserver")
@@ -114,7 +114,7 @@ class Forked:
     """
 
     def __init__(self, config: RunConfig, line: int = 0, launched: bool = False) -> None:
-        self.config, self.launched, self.processes, listeners = config, launched, [], []
+        self.config, self.processes, listeners = config, [], []
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -148,11 +148,9 @@ class Forked:
         return self.processes[rank].exitcode == -signal.SIGKILL
 
     def wait_until_it_trains(self) -> None:
-        """Wait until the folder is held by the first process, or by one that it has launched."""
-        owner = Path(self.config.run_dir, OWNER)
+        """Wait until the first process, or one that it has launched, has saved the first checkpoint of a new run."""
         for _ in range(12_000):
-            said = owner.read_text().split() if owner.exists() else []
-            if said and (said[1] == str(self.processes[0].pid)) != self.launched:
+            if Path(self.config.run_dir, checkpoint.CURRENT).exists():
                 return
             assert not self.wait(0.01), Path(f"{self.config.run_dir}.log").read_text()[-3000:]
         raise TimeoutError("it did not begin within two minutes")

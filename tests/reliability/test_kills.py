@@ -15,9 +15,8 @@ from conftest import ROOT, build, tiny_config
 from killing import Forked, Tally, compare, config_of, kill_at_every_line, kill_at_random, lines_of_a_save, whole_run
 
 from asintrovae import build_data, ensemble, train
-from asintrovae.checkpoint import load_checkpoint
+from asintrovae.checkpoint import CURRENT, load_checkpoint
 from asintrovae.ensemble import train_ensemble
-from asintrovae.interruption import OWNER
 
 pytestmark = pytest.mark.xdist_group("reliability")  # one process forks the others
 SIGNALS = [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
@@ -78,8 +77,9 @@ def test_a_signal_from_outside_saves_first(tmp_path, number, devices):
 
 
 def test_processes_that_train_launches_are_ended_in_order(tmp_path):
-    """One of them dies, and says so in one line; then, in a second attempt, the caller is asked to end."""
-    config = config_of(tmp_path / "run", devices=2, iterations=10**6, checkpoint_every=10**6, log_every=10**6)
+    """In one run one of them dies, and the caller says so in one line; in another the caller is asked to end."""
+    small = {"devices": 2, "iterations": 10**6, "checkpoint_every": 10**6, "log_every": 10**6}
+    config = config_of(tmp_path / "dies", **small)
     forked = Forked(config, launched=True)
     forked.wait_until_it_trains()
     family = psutil.Process(forked.processes[0].pid).children(recursive=True)
@@ -88,14 +88,14 @@ def test_processes_that_train_launches_are_ended_in_order(tmp_path):
     workers[1].kill()
     assert forked.end() == [1]
     line = f"RuntimeError: devices=2: a process failed; run_dir='{config.run_dir}' keeps the last checkpoint, from which"
-    assert line in (tmp_path / "run.log").read_text()
+    assert line in (tmp_path / "dies.log").read_text()
     assert not psutil.wait_procs(family, timeout=60)[1]
-    (tmp_path / "run" / OWNER).unlink(missing_ok=True)
+    config = config_of(tmp_path / "told", **small)
     forked = Forked(config, launched=True)
     forked.signal(signal.SIGTERM)
     assert forked.end() == [1]
-    assert re.search(way_out(signal.SIGTERM, config.run_dir), (tmp_path / "run.log").read_text().splitlines()[-1])
-    assert load_checkpoint(tmp_path / "run").meta["iteration"] > 0
+    assert re.search(way_out(signal.SIGTERM, config.run_dir), (tmp_path / "told.log").read_text().splitlines()[-1])
+    assert load_checkpoint(tmp_path / "told").meta["iteration"] > 0
 
 
 class Telling:
@@ -200,7 +200,7 @@ def test_papermill_says_how_to_go_on(tmp_path):
     notebook = str(ROOT / "book" / "training" / "toy.ipynb")
     command = [sys.executable, "-m", "papermill", notebook, str(tmp_path / "out.ipynb"), "-y", parameters]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as papermill:
-        while not (tmp_path / "run" / OWNER).exists():
+        while not (tmp_path / "run" / CURRENT).exists():
             assert papermill.poll() is None
             time.sleep(0.1)
         (kernel,) = [p for p in psutil.Process(papermill.pid).children(recursive=True) if "ipykernel_launcher" in p.cmdline()]
