@@ -51,6 +51,7 @@ def execute(path: Path) -> None:
         timeout=600,
         record_timing=False,
         store_widget_state=True,
+        coalesce_streams=True,  # else one printed line can be stored in two pieces on a slow machine
         resources={"metadata": {"path": str(path.parent)}},
         kernel_name="python3",
     )
