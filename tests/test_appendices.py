@@ -2,7 +2,9 @@
 
 import importlib.util
 import re
+import shutil
 import warnings
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -45,12 +47,29 @@ def other_code(monkeypatch):
     other_parameters(0.3)
 
 
+def file_in_the_way():
+    shutil.rmtree("runs", ignore_errors=True)
+    Path("runs").mkdir()
+    Path("runs/toy").touch()
+    other_parameters(0.3)
+
+
+def both_damaged():
+    other_parameters(0.3)
+    for path in Path("runs/toy").glob("*.safetensors"):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    other_parameters(0.3)
+
+
 PROVOKED = {
     "modle": lambda _: RunConfig(modle="x"),
     "warmup=200": lambda _: RunConfig(warmup=200, iterations=1000),
     "device='": lambda _: RunConfig(device="cuda").torch_device(),
-    "another run": lambda _: other_parameters(0.5),
+    "holds another run": lambda _: other_parameters(0.5),
     "another version": other_code,
+    "cannot be written to": lambda _: file_in_the_way(),
+    "no whole checkpoint": lambda _: both_damaged(),
     "devices=": lambda _: RunConfig(devices=3),
     "no record.json": lambda _: load_run("runs/toy"),
     "dataset='mnist'": lambda _: build_data(RunConfig(dataset="mnist")),

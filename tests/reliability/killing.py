@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from asintrovae import RunConfig, build_data, build_model, build_objective, checkpoint, train
 from asintrovae.checkpoint import Checkpoint, load_checkpoint
@@ -54,6 +56,7 @@ def train_here(config: RunConfig, begun: Connection | None = None, line: int = 0
     log = os.open(f"{config.run_dir}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is of the system, and would outlive the kill
     if group:
         fabric_for(config)  # as asintrovae.worker does
     data = build_data(config)
