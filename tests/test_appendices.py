@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-import shutil
 import warnings
 from pathlib import Path
 
@@ -47,13 +46,6 @@ def other_code(monkeypatch):
     other_parameters(0.3)
 
 
-def file_in_the_way():
-    shutil.rmtree("runs", ignore_errors=True)
-    Path("runs").mkdir()
-    Path("runs/toy").touch()
-    other_parameters(0.3)
-
-
 def both_damaged():
     other_parameters(0.3)
     for path in Path("runs/toy").glob("*.safetensors"):
@@ -66,9 +58,8 @@ PROVOKED = {
     "modle": lambda _: RunConfig(modle="x"),
     "warmup=200": lambda _: RunConfig(warmup=200, iterations=1000),
     "device='": lambda _: RunConfig(device="cuda").torch_device(),
-    "holds another run": lambda _: other_parameters(0.5),
+    "another run": lambda _: other_parameters(0.5),
     "another version": other_code,
-    "cannot be written to": lambda _: file_in_the_way(),
     "no whole checkpoint": lambda _: both_damaged(),
     "devices=": lambda _: RunConfig(devices=3),
     "no record.json": lambda _: load_run("runs/toy"),
