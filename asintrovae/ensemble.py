@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from asintrovae.build import build_data, build_model, build_objective
 from asintrovae.checkpoint import Checkpoint, all_finite, collect, load_checkpoint, make_current, restore, save_checkpoint
 from asintrovae.config import DATASETS, ParameterError, RunConfig
-from asintrovae.interruption import alone_in, interruptible
+from asintrovae.interruption import alone_in, interruptible, leave_signals_to_the_run
 from asintrovae.metrics import evaluate, sample
 from asintrovae.objectives import VAE, Noise, Objective, Phase, Terms
 from asintrovae.records import save_record, save_samples
@@ -221,7 +221,8 @@ class EnsembleLoop(Loop):
             workers = min(8, os.cpu_count() or 1) if self.fabric.device.type == "cuda" else 0
         if workers:
             iterations, ahead = range(self.start, self.config.iterations), cast("Dataset[Any]", self)
-            loader = DataLoader(ahead, batch_size=None, sampler=iterations, num_workers=workers, prefetch_factor=8)
+            apart: dict[str, Any] = {"num_workers": workers, "worker_init_fn": leave_signals_to_the_run, "prefetch_factor": 8}
+            loader = DataLoader(ahead, batch_size=None, sampler=iterations, **apart)
             self.prefetched = iter(loader)
 
     def resume_from(self, checkpoints: Sequence[Checkpoint | None]) -> None:

@@ -45,6 +45,15 @@ def alone_in(run_dirs: Sequence[str]) -> Iterator[None]:
         yield
 
 
+def leave_signals_to_the_run(_: int) -> None:
+    """In a process that only loads data: a batch system tells all processes to end, and without data the run could not save.
+
+    Such a process ends with the run in any case.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 @dataclass
 class Interruption:
     """signal: number of the one that asked the run to end, 0 while there is none."""

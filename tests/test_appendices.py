@@ -58,6 +58,14 @@ def a_file():
     build_data(RunConfig(run_dir="runs/toy"))
 
 
+def both_damaged():
+    other_parameters(0.3)
+    for path in Path("runs/toy").glob("*.safetensors"):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    other_parameters(0.3)
+
+
 PROVOKED = {
     "GiB": a_giant,
     "is a file": lambda _: a_file(),
@@ -66,6 +74,7 @@ PROVOKED = {
     "device='": lambda _: RunConfig(device="cuda").torch_device(),
     "another run": lambda _: other_parameters(0.5),
     "another version": other_code,
+    "no whole checkpoint": lambda _: both_damaged(),
     "devices=": lambda _: RunConfig(devices=3),
     "no record.json": lambda _: load_run("runs/toy"),
     "dataset='mnist'": lambda _: build_data(RunConfig(dataset="mnist")),

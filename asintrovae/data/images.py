@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from asintrovae.config import RunConfig
 from asintrovae.data.decode import cores, read, read_all
 from asintrovae.data.sources import Split, find_images, fingerprint
+from asintrovae.interruption import leave_signals_to_the_run
 from asintrovae.parallel import world
 from asintrovae.randomness import generator_for
 
@@ -221,6 +222,7 @@ class StreamedImages(ImageData):
             batch_size=None,
             sampler=itertools.count(index),
             num_workers=self.workers,
+            worker_init_fn=leave_signals_to_the_run,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # or it would draw from torch's own
         )

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+from tqdm import tqdm
 
 from asintrovae import RunConfig, build_data, build_model, build_objective, checkpoint, train
 from asintrovae.checkpoint import Checkpoint, load_checkpoint
@@ -50,10 +53,13 @@ def config_of(run_dir: Path, **parameters: Any) -> RunConfig:
 
 def train_here(config: RunConfig, begun: Connection | None = None, line: int = 0, group: dict[str, str] | None = None) -> None:
     """In a process of its own: train; line: of the third save, to be killed there; group: the environment torchrun gives."""
+    multiprocessing.set_start_method("fork", force=True)  # for workers that decode, as in a program that nobody forked
+    images.MEMORY_LIMIT = images.MEMORY_LIMIT * (config.dataset != "folder")
     os.environ.update(group or {})
     log = os.open(f"{config.run_dir}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is of the system, and would outlive the kill
     if group:
         fabric_for(config)  # as asintrovae.worker does
     data = build_data(config)
@@ -155,12 +161,12 @@ class Forked:
             assert not self.wait(0.01), Path(f"{self.config.run_dir}.log").read_text()[-3000:]
         raise TimeoutError("it did not begin within two minutes")
 
-    def signal(self, number: int, rank: int = 0) -> None:
-        """Send a signal to one process as soon as it trains."""
+    def signal(self, number: int, rank: int = 0, family: bool = False) -> None:
+        """Send a signal to one process as soon as it trains, and to all below it."""
         self.wait_until_it_trains()
-        pid = self.processes[rank].pid
-        assert pid is not None
-        os.kill(pid, number)
+        process = psutil.Process(self.processes[rank].pid)
+        for member in [*process.children(recursive=True), process] if family else [process]:
+            member.send_signal(number)
 
     def end(self) -> list[int | None]:
         """Wait for the end; the exit statuses."""
@@ -227,7 +233,7 @@ def hold(run_dirs: list[str], held: Connection) -> None:
 
 def stop_while_decoding(config: RunConfig, held: Connection) -> None:
     """In a process of its own: train on images decoded as they are needed, and stand still at the third batch."""
-    multiprocessing.set_start_method("fork", force=True)  # as in a program that nobody forked: its workers see it die
+    multiprocessing.set_start_method("fork", force=True)
     images.MEMORY_LIMIT = 0
     data = build_data(config)
 

@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import resource
-import shutil
 import subprocess
 import time
 from contextlib import contextmanager, suppress
@@ -14,11 +13,9 @@ from contextlib import contextmanager, suppress
 import pytest
 import torch
 from conftest import MODELS, ROOT, build, tiny_config
-from image_layouts import save
 
 from asintrovae import ParameterError, RunConfig, load_run, save_record, train
 from asintrovae.checkpoint import CURRENT, PREVIOUS, checksum, load_checkpoint
-from asintrovae.data import images
 from asintrovae.ensemble import train_ensemble
 from asintrovae.objectives import Phase
 from asintrovae.training import Loop
@@ -58,7 +55,7 @@ def mounted(folder, *options):
     """A file system in memory of 1 MB at `folder`; skips the test where that is not allowed."""
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True).returncode:
-        pytest.skip("mounting needs root; the same fault is tried another way beside this")
+        pytest.skip("mounting a file system needs root")
     try:
         yield
     finally:
@@ -120,6 +117,7 @@ def test_a_record_that_cannot_be_written_leaves_the_one_before(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_training(tmp_path, monkeypatch):
+    data, model, objective = build(tiny_config(tmp_path))
     monkeypatch.setattr(Loop, "iterate", None)
     (tmp_path / "file").write_text("in the way")
     for run_dir in ("file", "file/below"):
@@ -127,12 +125,12 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_training(tmp_path,
         with pytest.raises(
             ParameterError, match=rf"^run_dir='{config.run_dir}': '{tmp_path}/file' is a file, a run needs a folder"
         ):
-            run(config)
+            train(model, objective, data, config)
     with mounted(tmp_path / "mount"):
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "mount")], check=True)
         for run_dir in (tmp_path / "mount", tmp_path / "mount" / "below"):
             with pytest.raises(ParameterError, match=r"cannot be written to \(Read-only file system\); choose another run_dir$"):
-                run(tiny_config(run_dir))
+                train(model, objective, data, tiny_config(run_dir))
 
 
 def test_a_begun_run_is_not_computed_where_it_cannot_be_saved(tmp_path, monkeypatch):
@@ -266,40 +264,6 @@ def test_nothing_in_the_package_reads_or_writes_pickles():
     assert found == {"features.py": ['torch.load(weights, map_location="cpu", weights_only=True)']}
     imports = [name for name, text in texts.items() if re.search(r"(?m)^\s*(import|from) c?pickle", text)]
     assert imports == ["features.py"]  # for the name of an error
-
-
-@pytest.fixture
-def streamed(tmp_path, monkeypatch):
-    """A folder of images that are decoded as they are needed, and the parameters of a run on them."""
-    monkeypatch.setattr(images, "MEMORY_LIMIT", 0)
-    for i in range(40):
-        save(tmp_path / "images" / f"{i:02d}.png", 5 * i)
-    small = {"dataset": "folder", "data_dir": str(tmp_path / "images"), "resolution": 16, "batch_size": 4, "widths": (2, 2)}
-    small |= {"latent_dim": 3, "iterations": 20, "warmup": 1, "c": 0.5, "checkpoint_every": 5, "log_every": 1}
-    return {**small, "workers": 0, "strict_images": True, "evaluation_samples": 2}
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_disappears_stops_a_strict_run_until_it_is_back(tmp_path, streamed, workers):
-    run(tiny_config(tmp_path / "whole", **streamed))
-    config = tiny_config(tmp_path / "run", **{**streamed, "workers": workers})
-    data, _, _ = build(config)
-    shutil.copytree(tmp_path / "images", tmp_path / "copy")
-    gone = At(data, 12, lambda: [path.unlink() for path in (tmp_path / "images").glob("*[02468].png")])
-    with pytest.raises(ValueError, match=r"strict_images=True and \d+ unreadable: .*\.png \(No such file or directory\)"):
-        run(config, data=gone)
-    assert load_checkpoint(tmp_path / "run").meta["iteration"] >= 5
-    shutil.copytree(tmp_path / "copy", tmp_path / "images", dirs_exist_ok=True)
-    run(config)
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
-
-
-def test_a_folder_that_disappears_stops_every_run(tmp_path, streamed):
-    config = tiny_config(tmp_path / "run", **{**streamed, "strict_images": False})
-    data, _, _ = build(config)
-    with pytest.raises(ValueError, match=r"100 images in a row cannot be read, .* is the data set whole"):
-        run(config, data=At(data, 12, lambda: shutil.rmtree(tmp_path / "images")))
-    assert load_checkpoint(tmp_path / "run").meta["iteration"] >= 5
 
 
 class Spoilt:

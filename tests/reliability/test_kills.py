@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 from conftest import ROOT, build, tiny_config
+from image_layouts import save
 from killing import Forked, Tally, compare, config_of, kill_at_every_line, kill_at_random, lines_of_a_save, whole_run
 
 from asintrovae import build_data, ensemble, train
@@ -74,6 +75,21 @@ def test_a_signal_from_outside_saves_first(tmp_path, number, devices):
     tally = Tally()
     compare(tmp_path / "asked", tmp_path / "whole", tally)
     assert not tally.lost
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_of_a_run_saves_first(tmp_path, number):
+    """As a batch system or a terminal sends it: also to those that decode images, which the run still needs."""
+    for i in range(40):
+        save(tmp_path / "images" / f"{i:02d}.png", 5 * i)
+    small = {"dataset": "folder", "data_dir": str(tmp_path / "images"), "resolution": 16, "widths": [2, 2], "latent_dim": 2}
+    small |= {"iterations": 10**6, "checkpoint_every": 10**6, "log_every": 10**6, "workers": 2, "batch_size": 4}
+    config = config_of(tmp_path / "asked", **small)
+    forked = Forked(config)
+    forked.signal(number, family=True)
+    assert forked.end() == [1]
+    assert re.search(way_out(number, config.run_dir), (tmp_path / "asked.log").read_text().splitlines()[-1])
+    assert load_checkpoint(tmp_path / "asked").meta["iteration"] > 0
 
 
 def test_processes_that_train_launches_are_ended_in_order(tmp_path):
