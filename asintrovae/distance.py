@@ -98,11 +98,9 @@ def as_distance(
     dtype = reduce(torch.promote_types, (t.dtype for t in (mu_r, var_r, mu_g, var_g)), torch.float32)
     mean, var = torch.cat((mu_r, mu_g)).to(dtype), torch.cat((var_r, var_g)).to(dtype)  # (N + M, n)
     log_scale = None
-    if kernel == "product":
-        log_scale = mean.new_zeros(len(mean))
-    elif kernel == "prior":
+    if kernel == "prior":
         mean, var, log_scale = _with_half_the_prior(mean, var)
-    return PairSum.at_this_level(mean, var, log_scale, counts, estimator)[0]
+    return PairSum.at_this_level(mean, var, log_scale, KERNELS[kernel][1], counts, estimator)[0]
 
 
 def _with_half_the_prior(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,6 +4,7 @@ The whole Gram matrix by axes would be N × M × n numbers, several times over, 
 moving them. A tile stays in the cache. It is one tile for small batches, and many where there are more pairs.
 """
 
+import inspect
 import itertools
 import math
 from collections.abc import Iterator
@@ -22,36 +23,48 @@ class PairSum(torch.autograd.Function):
 
     D is a scalar, so its gradient is known up to a factor as soon as D is: it is formed while a pair's numbers are at hand,
     and kept. Nothing of the size of the pairs is, and the backward pass has nothing to compute again.
-    The kernel is exp(s_i + s_j) Π_d N(μ_d - μ'_d; 0, λ_d + λ'_d) with log-scales s, or without them the "mean" kernel.
+    The kernel is exp(s_i + s_j) Π_d N(μ_d - μ'_d; 0, λ_d + λ'_d), with log-scales s of the "prior" kernel, or "mean".
     """
 
     @staticmethod
     def at_this_level(
-        mean: Tensor, var: Tensor, log_scale: Tensor | None, counts: tuple[int, int], estimator: str, keep: bool = False
+        mean: Tensor,
+        var: Tensor,
+        log_scale: Tensor | None,
+        reduction: str,
+        counts: tuple[int, int],
+        estimator: str,
+        keep: bool = False,
     ) -> tuple[Tensor, ...]:
         """D, and its gradients where this level of torch.func, or one outside of it (`keep`), can ask for them."""
         keep = keep or (torch.is_grad_enabled() and (mean.requires_grad or var.requires_grad))
-        found: tuple[Tensor, ...] = PairSum.apply(mean, var, log_scale, counts, estimator, keep)  # type: ignore[no-untyped-call]
+        given = (mean, var, log_scale, reduction, counts, estimator, keep)
+        found: tuple[Tensor, ...] = PairSum.apply(*given)  # type: ignore[no-untyped-call]
         return found
 
     @staticmethod
     def forward(
-        mean: Tensor, var: Tensor, log_scale: Tensor | None, counts: tuple[int, int], estimator: str, keep: bool
+        mean: Tensor,
+        var: Tensor,
+        log_scale: Tensor | None,
+        reduction: str,
+        counts: tuple[int, int],
+        estimator: str,
+        keep: bool,
     ) -> tuple[Tensor, ...]:
         """(*, N + M, n), (*, N + M, n), (*, N + M) -> D, (*,), and if `keep` its gradients."""
         refuse_no_variance(var, counts[0])
         *outer, count, n = mean.shape
         # Powers of 2 cost a third of those of e. With 2 ln2 λ in the place of λ, N(δ; 0, λ) = sqrt(ln2 / π) λ^(-1/2) 2^(-δ² / λ).
         z = torch.stack((mean, 2 * LN_2 * var)).reshape(2, -1, count, n).mT.contiguous()  # (2, L, n, N + M)
-        log_2 = None
-        if log_scale is not None:
-            log_2 = (log_scale / LN_2 + 0.25 * n * math.log2(LN_2 / math.pi)).reshape(-1, count)
-        value, d_z, d_scale = sum_over_pairs(z, log_2, counts, estimator, keep)
-        factor = math.sqrt(2 * LN_2) / n if log_2 is None else 1.0
+        log_2 = None if log_scale is None else (log_scale / LN_2).reshape(-1, count)
+        constant = 0.5 * n * math.log2(LN_2 / math.pi) if reduction == "product" else None
+        value, d_rows, d_columns, d_scale = sum_over_pairs(z, log_2, constant, counts, estimator, keep)
+        factor = math.sqrt(2 * LN_2) / n if constant is None else 1.0
         found = [(value * factor).reshape(outer)]
         if keep:
-            d_mean, d_var = d_z.mT.reshape(2, *outer, count, n)
-            found += [d_mean * (2 * LN_2 * factor), d_var * (-LN_2 * factor)]
+            slopes = (d_columns[0] - d_rows[0]) * (2 * LN_2 * factor), (d_columns[1] + d_rows[1]) * (-LN_2 * factor)
+            found += [slope.mT.reshape(mean.shape) for slope in slopes]
         if keep and log_2 is not None:
             found.append(d_scale.reshape(*outer, count))
         return tuple(found)
@@ -68,9 +81,9 @@ class PairSum(torch.autograd.Function):
         if any(part is not None for part in second):
             raise RuntimeError("as_distance is differentiable once; for more build D from expected_likelihood_kernel")
         if gradient is None:
-            return (None,) * 6
+            return (None,) * 7
         parts = (gradient.view(*gradient.shape, *[1] * (kept.dim() - gradient.dim())) * kept for kept in ctx.saved_tensors)
-        return (*parts, None, None, None, None)[:6]
+        return (*parts, *[None] * 5)[:7]
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *given: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -83,17 +96,21 @@ class PairSum(torch.autograd.Function):
         if log_scale is not None:
             log_scale = in_front(log_scale, in_dims[2])
         found = PairSum.at_this_level(in_front(mean, in_dims[0]), in_front(var, in_dims[1]), log_scale, *options)
-        found = found if options[-1] else found[:1]  # what the level above has asked for
         return found, (0,) * len(found)
 
 
+# torch looks at the signature in every call, which costs as much as fifteen operations on small tensors
+PairSum.forward.__signature__ = inspect.signature(PairSum.forward)  # type: ignore[attr-defined]
+
+
 def sum_over_pairs(
-    z: Tensor, log_2: Tensor | None, counts: tuple[int, int], estimator: str, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    z: Tensor, log_2: Tensor | None, constant: float | None, counts: tuple[int, int], estimator: str, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Σ W_ij k_ij over i <= j for each of L sets of S = N + M examples, and if `keep` the sums that its gradient is made of.
 
-    z: (2, L, n, S), means and scaled variances. log_2: (L, S), log-scales to the base 2, or None for the "mean" kernel.
-    Returns (L,), (2, L, n, S), (L, S).
+    z: (2, L, n, S), means and scaled variances. log_2: (L, S), log-scales to the base 2, if any; `constant` is added to
+    those of a pair, None for the "mean" kernel.
+    Returns (L,), sums over the rows and over the columns of a pair's derivatives, (2, L, n, S), and over both, (L, S).
     """
     _, sets, n, count = z.shape
     pairs = max(1, (TILE["cuda"] if z.is_cuda else TILE["cpu"] * torch.get_num_threads()) // n)
@@ -101,9 +118,9 @@ def sum_over_pairs(
     if sets > together:
         scales = itertools.repeat(None) if log_2 is None else torch.split(log_2, together)
         given = zip(torch.split(z, together, 1), scales, strict=False)
-        parts = [sum_over_pairs(*part, counts, estimator, keep) for part in given]
-        value, d_z, d_scale = (torch.cat([part[k] for part in parts], axis) for k, axis in enumerate((0, 1, 0)))
-        return value, d_z, d_scale
+        parts = zip(*(sum_over_pairs(*part, constant, counts, estimator, keep) for part in given), strict=True)
+        value, d_rows, d_columns, d_scale = map(torch.cat, parts, (0, 1, 1, 0))
+        return value, d_rows, d_columns, d_scale
     values = []
     d_rows, d_columns, d_scale = torch.zeros_like(z), torch.zeros_like(z), z.new_zeros(sets, count)
     work = z.new_empty(4 * sets * n * min(pairs, count**2))
@@ -114,19 +131,21 @@ def sum_over_pairs(
             size = min(width, count - j)
             b = z.narrow(-1, j, size).unsqueeze(-2)
             arrays = work[: 4 * sets * n * height * size].view(4, sets, n, height, size)
-            both = None if log_2 is None else log_2[:, i : i + height, None] + log_2[:, None, j : j + size]
-            k, live = weighted_kernel(arrays, a, b, weights.narrow(1, j, size), both)
+            logs: Tensor | float | None = constant
+            if log_2 is not None and constant is not None:
+                logs = log_2[:, i : i + height, None] + (log_2[:, None, j : j + size] + constant)
+            k, live = weighted_kernel(arrays, a, b, weights.narrow(1, j, size), logs)
             value += k.flatten(1).sum(1)
             if not keep:
                 continue
-            if both is not None:
-                d_scale[:, i : i + height] += live.sum((1, -1))
-                d_scale[:, j : j + size] += live.sum((1, -2))
+            if log_2 is not None:
+                d_scale.narrow(-1, i, height).add_(live.sum((1, -1)))
+                d_scale.narrow(-1, j, size).add_(live.sum((1, -2)))
             terms = slopes_of(arrays, live)
             d_rows.narrow(-1, i, height).add_(terms.sum(-1))
             d_columns.narrow(-1, j, size).add_(terms.sum(-2))
         values.append(value)
-    return torch.stack(values).sum(0), torch.stack((d_columns[0] - d_rows[0], d_columns[1] + d_rows[1])), d_scale
+    return torch.stack(values).sum(0), d_rows, d_columns, d_scale
 
 
 def strips(count: int, pairs: int) -> Iterator[tuple[int, int, int]]:
@@ -151,7 +170,7 @@ def pair_weights(counts: tuple[int, int], estimator: str, i: int, height: int, l
     return weights
 
 
-def weighted_kernel(arrays: Tensor, a: Tensor, b: Tensor, weights: Tensor, log_2: Tensor | None) -> tuple[Tensor, Tensor]:
+def weighted_kernel(arrays: Tensor, a: Tensor, b: Tensor, weights: Tensor, logs: Tensor | float | None) -> tuple[Tensor, Tensor]:
     """W k of a tile: by axis, (L, n, I, J), for the "mean" kernel, else (L, 1, I, J); and the same, 0 where k is held.
 
     arrays: (4, L, n, I, J), to work in; on return λ^(-1/2), W k by axis, u = δ λ^(-1/2) and u².
@@ -160,12 +179,12 @@ def weighted_kernel(arrays: Tensor, a: Tensor, b: Tensor, weights: Tensor, log_2
     torch.add(a_var, b_var, out=r).rsqrt_()
     torch.sub(a_mean, b_mean, out=u).mul_(r)
     torch.mul(u, u, out=square)
-    if log_2 is None:
+    if logs is None:
         torch.exp2(square, out=k)
         torch.div(r, k, out=k).mul_(weights)
         return k, k
     factors = r.unflatten(1, (-1, math.gcd(r.shape[1], 4)))  # a logarithm costs ten products, and four factors stay in range
-    log_2 = (log_2 - square.sum(1) + factors.prod(2).log2_().sum(1)).unsqueeze(1)
+    log_2 = (factors.prod(2).log2_().sum(1) - square.sum(1) + logs).unsqueeze(1)
     limit = largest_log(log_2.dtype) / LN_2
     weighted = log_2.clamp(max=limit).exp2_().mul_(weights)
     return weighted, weighted.masked_fill(log_2 > limit, 0)

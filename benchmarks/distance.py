@@ -17,6 +17,7 @@ from asintrovae.pairs import TILE
 from benchmarks.measuring import LiveBytes, alternate, in_another_process
 
 KERNELS = ("mean", "product", "prior")
+LARGE, HUGE = (512, 256), (4096, 512)  # B, n: where both run, and where only tiles do
 
 
 def axis_kernel(mu_a: Tensor, var_a: Tensor, mu_b: Tensor, var_b: Tensor, prior: bool) -> Tensor:
@@ -78,11 +79,11 @@ def counted(name: str, given: list[Tensor], kernel: str) -> LiveBytes:
 
 
 def compare(B: int, n: int, kernel: str = "mean", members: int = 0, threads: int = 0, seconds: float = 1.0) -> dict[str, Any]:
-    """One row: times and memory of both, and their ratios. threads: 0 for all there are."""
+    """One row: times and memory of both, and their ratios. threads: 0 for all there are. seconds: 0 for two turns."""
     every = torch.get_num_threads()
     torch.set_num_threads(threads or every)
     given = posteriors(B, n, members)
-    times = alternate({name: lambda f=f: step(f, given, kernel) for name, f in DISTANCES.items()}, seconds)
+    times = alternate({name: lambda f=f: step(f, given, kernel) for name, f in DISTANCES.items()}, seconds, 3 if seconds else 2)
     memory = {name: counted(name, given, kernel).peak for name in DISTANCES}
     tile = TILE["cpu"] * torch.get_num_threads()
     row = {"B": B, "n": n, "kernel": kernel, "members": members, "threads": torch.get_num_threads()}
@@ -199,9 +200,9 @@ def run() -> tuple[dict[str, Any], list[str]]:
     sizes = [(B, n) for n in (2, 32, 128) for B in (32, 64, 128, 256, 512) if B**2 * n < 2**24]
     rows += [compare(B, n, seconds=0.5) for B, n in sizes]
     rows += [compare(256, 128, kernel, seconds=0.5) for kernel in KERNELS]
-    large = compare(512, 256)
-    ratio_memory = [peak_memory(name, 512, 256) for name in DISTANCES]
-    huge = peak_memory("package", 4096, 512)
+    large = compare(*LARGE, seconds=0)
+    ratio_memory = [peak_memory(name, *LARGE) for name in DISTANCES]
+    huge = peak_memory("package", *HUGE)
     smaller = ratio_memory[0]["grown"] / ratio_memory[1]["grown"]
     grown = [found["grown"] / 1e9 for found in (*ratio_memory, huge)]
     print(f"\nprocesses, B = 512, n = 256: dense grows by {grown[0]:.2f} GB, ours by {grown[1]:.3f} GB")
