@@ -283,6 +283,14 @@ def test_features_of_fixed_images_are_those_recorded(dataset, fid_weights, tmp_p
     assert features.weights == json.loads((ROOT / "data" / "fid" / "record.json").read_text())["weights"]
 
 
+def test_recorded_fid_of_real_images_is_that_of_others():
+    """24.99 for the first 2,000 of each split of CIFAR-10: same weights, another program and another device."""
+    floor = json.loads((ROOT / "data" / "fid" / "record.json").read_text())["floor of cifar10"]
+    assert abs(floor["2000"][0] - 24.99) < 0.5
+    assert [len(blocks) for blocks in floor.values()] == [4, 2, 1]
+    assert min(floor["500"]) > max(floor["1000"]) > max(floor["2000"])
+
+
 def test_fid_program_scores_real_against_real(monkeypatch, capsys, cache, tmp_path):
     from asintrovae._torchvision import torchvision  # noqa: F401
 

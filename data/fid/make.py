@@ -1,14 +1,16 @@
 """Measure what a FID can tell: its floor, its dependence on the sample count, and what resize, JPEG and bfloat16 do to it.
 
 usage: ASINTROVAE_DATA=FOLDER OMP_NUM_THREADS=2 python data/fid/make.py WEIGHTS
-FOLDER holds MNIST and CIFAR-10, WEIGHTS is the file of InceptionV3's weights. Writes record.json and, of eight fixed images,
-features.safetensors. Half an hour of one core; interrupted, it goes on where it was, since all features are kept.
+FOLDER holds MNIST and CIFAR-10, WEIGHTS is the file of InceptionV3's weights. Writes record.json, which grows with every group
+of measurements, and features.safetensors of eight fixed images. Half an hour of one core; features are kept, so an interrupted
+study goes on where it was.
 """
 
 import io
 import json
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +19,26 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from asintrovae import build_model, frechet_distance, load_run
-from asintrovae.data.files import embedded
+from asintrovae import build_model, load_run
+from asintrovae.data.files import embedded, write_atomically
 from asintrovae.data.images import shuffled
 from asintrovae.data.sources import find_images
 from asintrovae.features import RESIZE, FeatureNetwork, inception, real_features
-from asintrovae.metrics import moments, sample
+from asintrovae.metrics import sample
 from asintrovae.records import versions
 
 HERE = Path(__file__).resolve().parent
 COUNTS, FEW = (500, 1000, 2000), 500
-MODELS = {"vae": 500, "soft_intro": 1000, "as_intro": 500}
-"""Recorded runs of which so many images are drawn."""
+MODELS = ("vae", "soft_intro")
 
 
 def fid(a: Tensor, b: Tensor) -> float:
-    return round(float(frechet_distance(*moments(a), *moments(b))), 3)
+    """`frechet_distance` of features (n, 2048), (m, 2048) with few n, m: tr (C_a C_b)^½ is the sum of n singular values."""
+    a, b = a.double(), b.double()
+    shift, factors = a.mean(0) - b.mean(0), [(x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b)]  # C = factor.T @ factor
+    traces = sum(factor.square().sum() for factor in factors)
+    root_trace = torch.linalg.svdvals(factors[0] @ factors[1].T).sum()
+    return round(float(shift @ shift + traces - 2 * root_trace), 3)
 
 
 def fids(a: Tensor, b: Tensor) -> dict[str, list[float]]:
@@ -61,8 +67,8 @@ def networks(weights: str) -> dict[str, FeatureNetwork]:
     return dict(zip(("bfloat16", "float32", "tensorflow1"), made.values(), strict=True))
 
 
-def measure(weights: str) -> dict:
-    network = networks(weights)
+def study(network: dict[str, FeatureNetwork]) -> Iterator[tuple[str, dict]]:
+    """Name and values of each group of measurements, the ones that matter most first."""
     cifar = dict(zip(("train", "test"), (split[:2000] for split in find_images("cifar10")), strict=True))
     few = {split: images[:FEW] for split, images in cifar.items()}
 
@@ -71,36 +77,30 @@ def measure(weights: str) -> dict:
 
     real = {split: features(images, f"cifar10-{split}") for split, images in cifar.items()}
     train, test = (real[split][:FEW] for split in ("train", "test"))
-    found = {"floor": {"cifar10": fids(real["train"], real["test"])}}
+    yield "floor of cifar10", fids(real["train"], real["test"])
 
-    spoiled = {"none": test}
     for quality in (90, 50):
         images = through_pillow(few["test"], lambda image, quality=quality: jpeg(image, quality))
-        spoiled[f"JPEG {quality}"] = features(images, f"cifar10-test-jpeg{quality}")
-    resized = {split: features(images, f"cifar10-{split}-tensorflow1", "tensorflow1") for split, images in few.items()}
-    spoiled["TensorFlow 1"] = resized["test"]
-    found["one side"] = {how: {"train": fid(train, f), "itself": fid(test, f)} for how, f in spoiled.items()}
-    found["both sides"] = {"none": fid(train, test), "TensorFlow 1": fid(resized["train"], resized["test"])}
-
+        spoiled = features(images, f"cifar10-test-jpeg{quality}")
+        yield f"JPEG {quality}", {"against train": fid(train, spoiled), "against the originals": fid(test, spoiled)}
     digits = (shuffled(images)[:1000] for images in find_images("mnist"))
     real = {split: features(images, f"mnist-{split}") for split, images in zip(("train", "test"), digits, strict=True)}
-    found["floor"]["mnist"] = fids(real["train"], real["test"])
+    yield "floor of mnist", fids(real["train"], real["test"])
     runs = {name: load_run(embedded("runs/mnist_laptop") / f"{name}-0") for name in MODELS}
-    fakes = {name: features(sample(run.model, MODELS[name], 0), f"samples-{name}") for name, run in runs.items()}
+    fakes = {name: features(sample(run.model, FEW, 0), f"samples-{name}") for name, run in runs.items()}
     torch.manual_seed(0)
     fakes["untrained"] = features(sample(build_model(runs["vae"].config, (1, 28, 28)), FEW, 0), "samples-untrained")
-    found["models"] = {name: fids(fake, real["test"]) for name, fake in fakes.items()}
+    against = real["test"].split(FEW)  # two blocks: how far the score depends on them
+    yield "models on mnist", {name: [fid(fake, block) for block in against] for name, fake in fakes.items()}
+
+    other = {split: features(images, f"cifar10-{split}-tensorflow1", "tensorflow1") for split, images in few.items()}
+    one_side = {"against train": fid(train, other["test"]), "against the originals": fid(test, other["test"])}
+    yield "resize of TensorFlow 1", one_side | {"both sides": fid(other["train"], other["test"])}
 
     half = FEW // 2  # float32 takes three times as long
     exact = {split: features(images[:half], f"cifar10-{split}", "float32") for split, images in few.items()}
-    found["precision"] = {
-        "n": half,
-        "bf16-mixed": fid(train[:half], test[:half]),
-        "32-true": fid(exact["train"], exact["test"]),
-        "one against the other, same images": fid(exact["test"], test[:half]),
-    }
-    found["weights"] = network["bfloat16"].weights
-    return found
+    both = {"bf16-mixed": fid(train[:half], test[:half]), "32-true": fid(exact["train"], exact["test"])}
+    yield "precision", {"n": half, **both, "one against the other, same images": fid(exact["test"], test[:half])}
 
 
 def fixed_images() -> dict[str, Tensor]:
@@ -109,18 +109,21 @@ def fixed_images() -> dict[str, Tensor]:
 
 
 def main(weights: str) -> None:
-    exact = FeatureNetwork("inception", inception(weights), 3, torch.device("cpu"))
-    save_file({name: exact(images) for name, images in fixed_images().items()}, HERE / "features.safetensors")
+    network = networks(weights)
+    fixed = {name: network["float32"](images) for name, images in fixed_images().items()}
+    save_file(fixed, HERE / "features.safetensors")
     record = {
-        **measure(weights),
+        "command": "python data/fid/make.py WEIGHTS",
+        "weights": network["bfloat16"].weights,
         "resize": RESIZE,
         "fid_precision": "bf16-mixed",
-        "command": "python data/fid/make.py WEIGHTS",
         "device": f"cpu {platform.machine()}",
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-    (HERE / "record.json").write_text(json.dumps(record, indent=2) + "\n")
+    for name, values in study(network):
+        record[name] = values
+        write_atomically(HERE / "record.json", (json.dumps(record, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":
