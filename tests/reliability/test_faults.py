@@ -125,7 +125,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_training(tmp_path,
         with pytest.raises(
             ParameterError, match=rf"^run_dir='{config.run_dir}': '{tmp_path}/file' is a file, a run needs a folder"
         ):
-            train(model, objective, data, config)
+            run(config)
     with mounted(tmp_path / "mount"):
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "mount")], check=True)
         for run_dir in (tmp_path / "mount", tmp_path / "mount" / "below"):
