@@ -64,7 +64,7 @@ bench: .venv/installed ## benchmarks as ratios of one run, on every core; fails 
 chaos: .venv/installed ## kill runs, try every fault and bad input, and record that none was lost; minutes
 	$(BIN)/python tests/reliability/chaos.py
 
-soak: .venv/installed ## one run of 200,000 iterations: memory and open files must not grow; minutes
+soak: .venv/installed ## two long runs, on points and on images: memory and open files must not grow; minutes
 	$(BIN)/python tests/reliability/soak.py
 
 check: .venv/installed ## style and types; make check CHAPTER=05_as_distance: that chapter, its tests and its page

@@ -12,6 +12,7 @@ from conftest import ROOT
 
 from asintrovae import RunConfig, as_distance, build_data, build_features, histogram_divergences, load_run, train
 from asintrovae.build import refuse_giant
+from asintrovae.training import naming_memory
 
 from conftest import build, tiny_config  # isort: skip
 
@@ -52,6 +53,11 @@ def a_giant(monkeypatch):
     refuse_giant(RunConfig(batch_size=2**20, device="cpu"))
 
 
+def a_full_gpu():
+    with naming_memory(RunConfig(batch_size=512)):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
 def a_file():
     Path("runs").mkdir()
     Path("runs/toy").write_text("")
@@ -67,12 +73,13 @@ def both_damaged():
 
 
 PROVOKED = {
-    "GiB": a_giant,
+    "GiB of memory": a_giant,
+    "OutOfMemoryError": lambda _: a_full_gpu(),
     "is a file": lambda _: a_file(),
     "modle": lambda _: RunConfig(modle="x"),
     "warmup=200": lambda _: RunConfig(warmup=200, iterations=1000),
     "device='": lambda _: RunConfig(device="cuda").torch_device(),
-    "another run": lambda _: other_parameters(0.5),
+    "holds another run": lambda _: other_parameters(0.5),
     "another version": other_code,
     "no whole checkpoint": lambda _: both_damaged(),
     "devices=": lambda _: RunConfig(devices=3),
@@ -97,7 +104,7 @@ def test_quoted_errors_are_what_the_program_says(quoted, tmp_path, monkeypatch):
         other_parameters(0.3)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        with pytest.raises((ValueError, FileNotFoundError, UserWarning)) as caught:
+        with pytest.raises((ValueError, FileNotFoundError, UserWarning, torch.OutOfMemoryError)) as caught:
             provoke(monkeypatch)
     assert f"{caught.type.__name__}: {caught.value}" == quoted
 
