@@ -33,7 +33,7 @@ def fingerprint(notebook: nbformat.NotebookNode) -> str:
     """
     address = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
     digest = hashlib.sha256(code_hash().encode() + (ROOT / "constraints.txt").read_bytes())
-    for path in sorted((ROOT / "data" / "runs").rglob("record.json")):
+    for path in sorted((ROOT / "data").rglob("record.json")):
         digest.update(path.read_bytes())
     for cell in notebook.cells:
         if cell.cell_type == "code":
