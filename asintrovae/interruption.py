@@ -48,10 +48,18 @@ def alone_in(run_dirs: Sequence[str]) -> Iterator[None]:
 def leave_signals_to_the_run(_: int) -> None:
     """In a process that only loads data: a batch system tells all processes to end, and without data the run could not save.
 
-    Such a process ends with the run in any case.
+    From the run itself SIGTERM is obeyed: that is how multiprocessing ends, at exit, what is still there.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS has none: SIGTERM ends this process there, whoever sends it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_told_by(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 @dataclass

@@ -92,6 +92,20 @@ def test_a_signal_to_all_processes_of_a_run_saves_first(tmp_path, number):
     assert load_checkpoint(tmp_path / "asked").meta["iteration"] > 0
 
 
+HOLDING = """
+from torch.utils.data import DataLoader
+from asintrovae.interruption import leave_signals_to_the_run
+held = [iter(DataLoader(range(10**9), None, num_workers=2, worker_init_fn=leave_signals_to_the_run))]
+held.append(held)
+next(held[0])
+"""
+
+
+def test_a_program_that_still_holds_processes_that_load_data_ends():
+    """multiprocessing tells them to end, and waits: a process that hears no signal at all would be waited for for ever."""
+    assert subprocess.run([sys.executable, "-c", HOLDING], timeout=100).returncode == 0
+
+
 def test_processes_that_train_launches_are_ended_in_order(tmp_path):
     """In one run one of them dies, and the caller says so in one line; in another the caller is asked to end."""
     small = {"devices": 2, "iterations": 10**6, "checkpoint_every": 10**6, "log_every": 10**6}

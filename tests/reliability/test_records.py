@@ -4,7 +4,7 @@ import json
 
 import pytest
 from conftest import ROOT
-from soak import MAY_GROW, POINTS
+from soak import IMAGES, POINTS, may_grow
 from test_appendices import appendices
 
 RECORDS = ROOT / "data" / "reliability"
@@ -38,10 +38,10 @@ def test_a_long_run_is_flat():
     points, pictures = recorded("soak")["runs"]
     assert points["iterations"] == POINTS["iterations"] == 200_000
     assert pictures["rows_of_samples"] == pictures["checkpoints"] >= 100
-    for run in (points, pictures):
+    for run, sizes in ((points, POINTS), (pictures, IMAGES)):
         assert run["checkpoints"] >= 100
-        assert run["rows_of_the_history"] >= 200
-        assert run["bytes_per_iteration"] < MAY_GROW
+        assert run["rows_of_the_history"] == run["iterations"] / sizes["log_every"] >= 20
+        assert run["bytes_per_iteration"] < may_grow(sizes["log_every"]) < 100
         assert run["file_handles"][0] == run["file_handles"][1]
         assert not run["diverged"]
 
