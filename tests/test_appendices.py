@@ -1,7 +1,9 @@
 """The appendices say what is so: tests that exist, errors as the program words them, times within the budget."""
 
 import importlib.util
+import json
 import re
+import shutil
 import warnings
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import nbformat
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 
 from asintrovae import RunConfig, as_distance, build_data, build_features, histogram_divergences, load_run, train
 from asintrovae.build import refuse_giant
@@ -35,6 +38,48 @@ def test_chapters_execute_in_eight_minutes_together():
     runs = [nbformat.read(path, as_version=4).metadata["execution"] for path in appendices.chapters(BOOK)]
     assert sum(run["seconds"] for run in runs) < 8 * 60
     assert all({"machine", "versions", "date"} <= run.keys() for run in runs)
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A book's folder beside a copy of what the benchmarks recorded."""
+    shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")
+    (tmp_path / "book").mkdir()
+    return tmp_path / "book"
+
+
+def test_the_page_on_speed_shows_every_recorded_benchmark(copied):
+    for part in appendices.SPEED:
+        text = appendices.speed(copied, part)
+        assert "nan" not in text
+        assert ":::{list-table}" in text or (part == "cuda" and "Not measured" in text)
+        for record in appendices.results(copied):
+            assert record["training_step"]["machine"]["processor"] in text
+    asked = re.findall(r"```\{speed\} (\w+)", (BOOK / "appendix" / "speed.md").read_text())
+    assert set(asked) == {"chart", *appendices.SPEED}
+
+
+def test_the_chart_of_speed_is_drawn_when_the_book_is_built(copied):
+    assert ":::{figure}" in appendices.speed(copied, "chart")
+    picture = copied.parent / "_build" / "speed" / "speed.png"
+    assert picture.stat().st_size <= 150_000
+    with Image.open(picture) as image:
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+        assert len(image.convert("RGB").getcolors(10**6)) > 20, "an empty chart"
+
+
+def test_a_part_that_was_not_recorded_is_no_error(copied):
+    (path,) = (copied.parent / "benchmarks" / "results").glob("*.json")
+    record = json.loads(path.read_text())
+    compiled = record["training_step"]["compiled"] | {"toy": None}
+    record["training_step"] |= {"compiled": compiled, "cuda": CUDA_ROW}
+    path.write_text(json.dumps({"training_step": record["training_step"]}))
+    assert "no compiler" in appendices.speed(copied, "compiled")
+    assert "4.0 times" in appendices.speed(copied, "cuda")
+    assert appendices.speed(copied, "chart") == appendices.speed(copied, "distance") == "Not recorded yet."
+
+
+CUDA_ROW = {"device": "a GPU", "eager_seconds": 0.4, "ours_seconds": 0.1, "faster": 4.0, "waits": 0, "costs": {"conv": 0.5}}
 
 
 def other_parameters(beta_kl):

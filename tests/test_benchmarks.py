@@ -1,13 +1,17 @@
-"""The benchmarks' own machinery: the reference is right, and a missed target fails."""
+"""The benchmarks' own machinery: the references are right, and a missed target fails."""
 
 import json
 import sys
 import types
 
 import pytest
+import torch
 
+from asintrovae import SoftIntroVAE
+from asintrovae.networks import Autoencoder, mlp_autoencoder
+from asintrovae.objectives import Noise
 from benchmarks import __main__ as command
-from benchmarks import distance
+from benchmarks import book, distance, training_step
 
 
 @pytest.mark.parametrize("kernel", distance.KERNELS)
@@ -31,3 +35,55 @@ def test_a_missed_target_fails_and_what_was_measured_is_kept(tmp_path, monkeypat
         assert {"processor", "threads", "torch"} <= found["other"]["machine"].keys()
     assert ("MISSED other: twice as fast" in capsys.readouterr().out) == bool(missed)
     assert command.main(["nothing"]) == 2
+
+
+def test_the_eager_iteration_is_that_of_the_equations(monkeypatch):
+    """Losses and steps of both halves, with the noise that the package takes as an argument held at zero."""
+    package: Autoencoder = mlp_autoencoder(2, 2, (8, 8, 8))
+    encoder, decoder = training_step.toy_halves(8)
+    for half, theirs in ((encoder, package.encoder), (decoder, package.decoder)):
+        half.load_state_dict(dict(zip(half.state_dict(), theirs.state_dict().values(), strict=True)))
+    x, prior, zero = *torch.randn(2, 16, 2), torch.zeros(16, 2)
+    monkeypatch.setattr(training_step, "sampled", lambda q: q[0])
+    monkeypatch.setattr(training_step.torch, "randn", lambda *_, **__: prior)
+    eager = training_step.Eager(encoder, decoder, lambda: x, 2)
+    eager.gamma_r = 0.1
+    eager.optimizers[0].param_groups[0]["lr"] = (
+        0.0  # as published, the decoder phase keeps the latents of the encoder before its step
+    )
+    objective = SoftIntroVAE(*training_step.WEIGHTS.values(), gamma_r=0.1)
+    noise = Noise(zero, prior, zero, zero, zero[:, 0])
+    losses = [phase.loss(package, x, noise, 0.0)[0] for phase in objective.phases]
+    looked_at = (x - package.decode(package.encode(x).mean)).square().sum(1).mean()
+    assert eager() == pytest.approx([float(value) for value in (*losses, looked_at)], rel=1e-5)
+    for loss, half, learns in zip(losses, (package.encoder, package.decoder), (encoder, decoder), strict=True):
+        gradients = torch.autograd.grad(loss, list(half.parameters()))
+        torch.testing.assert_close([p.grad for p in learns.parameters()], list(gradients), rtol=1e-4, atol=1e-6)
+
+
+def test_points_one_by_one_are_the_data_set():
+    x = training_step.points(4000)
+    angle = torch.atan2(x[:, 1], x[:, 0]) / (torch.pi / 4)
+    assert (x.norm(dim=1) - 2**0.5).abs().max() < 0.1
+    assert (angle - angle.round()).abs().max() < 0.1
+    assert len(angle.round().remainder(8).unique()) == 8
+
+
+def test_the_bare_iteration_is_the_loop_s(tmp_path):
+    """What the overhead is measured against leaves out nothing that moves a weight."""
+    given = {**training_step.LAPTOP, "widths": (8,), "batch_size": 16, "iterations": 4, "model": "soft_intro"}
+    plain, whole = training_step.loop_of(**given), training_step.loop_of(**given)
+    training_step.bare(plain, 4)
+    whole.run("whole")
+    assert all(torch.equal(a, b) for a, b in zip(plain.model.parameters(), whole.model.parameters(), strict=True))
+    assert len(whole.result.history) == 1
+
+
+def test_importing_the_package_brings_nothing_heavy():
+    """Training, images, figures and sweeps bring what they need when it is needed; seconds each."""
+    assert book.imported() == []
+
+
+def test_the_book_s_table_has_every_chapter():
+    assert len(book.chapters()) >= 12
+    assert all(seconds > 0 for seconds in book.chapters().values())

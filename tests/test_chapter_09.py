@@ -104,7 +104,7 @@ def test_cost_grows_eightyfold_while_parameters_grow_sevenfold():
     assert 80 < flops[1] / flops[0] < 90
 
 
-@pytest.mark.parametrize(("model", "calls"), [(VAE(), (1, 1)), (SoftIntroVAE(), (6, 8))])
+@pytest.mark.parametrize(("model", "calls"), [(VAE(), (1, 1)), (SoftIntroVAE(), (6, 6)), (SoftIntroVAE(gamma_r=1e-6), (6, 8))])
 def test_calls_of_an_iteration(tmp_path, model, calls):
     config = tiny_config(tmp_path, dataset="mnist-subset", widths=(4,), batch_size=8)
     data, network, _ = build(config)

@@ -18,7 +18,7 @@ from asintrovae.checkpoint import load_checkpoint
 from asintrovae.networks import conv_autoencoder, conv_gan
 from asintrovae.objectives import Noise
 from asintrovae.parallel import average_, gather, run_processes, share, world
-from asintrovae.training import only_learning
+from asintrovae.training import Loop, only_learning
 
 IMAGES = {"dataset": "mnist-subset", "widths": (2, 4), "latent_dim": 3, "iterations": 6, "warmup": 1, "batch_size": 8}
 B, n = 6, 3
@@ -146,6 +146,26 @@ def test_a_killed_run_of_two_processes_goes_on_from_papermill(tmp_path):
     data, model, objective = build(config)
     for row, other in zip(train(model, objective, data, config).history, together.history, strict=True):
         assert list(other.values()) == pytest.approx(list(row.values()), rel=1e-2)
+
+
+@pytest.mark.parametrize(("count", "stopped"), [(1, 4), (2, 10)])
+def test_processes_ask_each_other_whether_to_stop_every_tenth_iteration(tmp_path, monkeypatch, count, stopped):
+    """Each time costs a wait for the device. One process alone stops at once."""
+    config = tiny_config(tmp_path, iterations=25, log_every=25, checkpoint_every=25)
+    data, model, objective = build(config)
+    loop, asked, saved = Loop(model, objective, data, config), [], []
+
+    def iterate(i):
+        loop.interruption.signal = 15 * (i >= 3)
+        return {"loss": torch.zeros(())}
+
+    monkeypatch.setattr("asintrovae.training.world", lambda: (0, count))
+    monkeypatch.setattr("asintrovae.training.largest", lambda number, _: asked.append(number) or number)
+    monkeypatch.setattr(loop, "iterate", iterate)
+    monkeypatch.setattr(loop, "save", lambda done: saved.append(done) or True)
+    loop.run("asked")
+    assert saved == [stopped]
+    assert asked == [0] * (3 if count == 1 else 0) + [15]
 
 
 def test_a_process_that_fails_says_why(tmp_path):

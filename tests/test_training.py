@@ -6,12 +6,12 @@ import pytest
 import torch
 from conftest import MODELS, build, tiny_config
 
-from asintrovae import ParameterError, evaluate, load_run, save_record, save_samples, train
+from asintrovae import ParameterError, RunConfig, evaluate, load_run, save_record, save_samples, train
 from asintrovae.checkpoint import load_checkpoint
 from asintrovae.networks import mlp_autoencoder, precise_batchnorm
 from asintrovae.objectives import Phase
 from asintrovae.records import load_samples
-from asintrovae.training import Loop
+from asintrovae.training import Loop, build_optimizers
 
 
 def run(config):
@@ -66,6 +66,25 @@ def test_an_interrupted_run_resumes_bitwise(tmp_path, monkeypatch, model_name, d
     assert {name.split(".")[0] for name in one} == {"model", "average", "optimizer"}
     assert one.keys() == other.keys()
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_the_optimiser_is_adam_to_rounding():
+    """It takes one pass over the weights, which adds in another order."""
+    models = [mlp_autoencoder(2, 2, (16,)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    config = RunConfig(learning_rate=0.01, adam_betas=(0.5, 0.9))
+    plain = {
+        name: torch.optim.Adam(half.parameters(), 0.01, (0.5, 0.9), fused=False) for name, half in models[1].named_children()
+    }
+    for optimizers, model in zip((build_optimizers(models[0], config), plain), models, strict=True):
+        for i in range(20):
+            generator = torch.Generator().manual_seed(i)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            for optimizer in optimizers.values():
+                optimizer.step()
+    for mine, theirs in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("model_name", ["soft_intro", "wgan_gp"])

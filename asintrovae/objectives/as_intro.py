@@ -7,7 +7,7 @@ from torch import Tensor
 
 from asintrovae.distance import as_distance
 from asintrovae.gaussian import Gaussian
-from asintrovae.objectives.base import Model, Noise, Phase, Terms, annealed, reconstruction_error
+from asintrovae.objectives.base import Model, Noise, Phase, Terms, above_rounding, annealed, reconstruction_error
 from asintrovae.parallel import gather
 
 
@@ -92,7 +92,7 @@ class ASIntroVAE:
         rec = reconstruction_error(x, x_r)
         kl_r, kl_g, distance = self.divergences(q, q_r, q_g, progress)
         fake = 0.5 * annealed(self.beta_kl, progress, self.kl_annealing) * (kl_r + kl_g)
-        if isinstance(self.gamma_r, Tensor) or self.gamma_r:  # at 0 two passes through the decoder are saved
+        if above_rounding(self.gamma_r, x.dtype):
             rec_r = reconstruction_error(x_r.detach(), model.decode(q_r.sample(noise.reconstructed).detach()))
             rec_g = reconstruction_error(x_g.detach(), model.decode(q_g.sample(noise.generated).detach()))
             fake = fake + 0.5 * self.gamma_r * self.beta_rec * (rec_r + rec_g)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from asintrovae.objectives.base import Model, Noise, Phase, Terms, annealed, reconstruction_error
+from asintrovae.objectives.base import Model, Noise, Phase, Terms, above_rounding, annealed, reconstruction_error
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,8 @@ class SoftIntroVAE:
     encoder: κ E[β_rec R(x) + β_kl KL(x)] + 1/(2α) Σ_s E exp(-ακ (β_rec R(sg x_s) + β_neg KL(sg x_s))),  s = r, g
     decoder: κ E[β_rec R(x) + ½ β_kl Σ_s KL(x_s) + ½ γ_r β_rec Σ_s R(sg x_s)]
     beta_rec, beta_kl, beta_neg: weights, > 0. alpha: α > 0, sharpness of the threshold. gamma_r: γ_r ≥ 0, weight of
-    reconstructing the fakes. kl_annealing: share of the run over which β_kl rises (`annealed`).
+    reconstructing the fakes, a term that is left out where it would be lost in rounding (`above_rounding`). kl_annealing:
+    share of the run over which β_kl rises (`annealed`).
     """
 
     beta_rec: float = 1.0
@@ -57,7 +58,7 @@ class SoftIntroVAE:
         rec = reconstruction_error(x, x_r)
         kl_r, kl_g = q_r.kl(), q_g.kl()
         fake = 0.5 * annealed(self.beta_kl, progress, self.kl_annealing) * (kl_r + kl_g)
-        if isinstance(self.gamma_r, Tensor) or self.gamma_r:  # at 0 two passes through the decoder are saved
+        if above_rounding(self.gamma_r, x.dtype):
             rec_r = reconstruction_error(x_r.detach(), model.decode(q_r.sample(noise.reconstructed).detach()))
             rec_g = reconstruction_error(x_g.detach(), model.decode(q_g.sample(noise.generated).detach()))
             fake = fake + 0.5 * self.gamma_r * self.beta_rec * (rec_r + rec_g)

@@ -2,7 +2,8 @@
 
 `{departures}` collects the "Departs from the paper" boxes. `{chapter-times}` shows what executing the chapters took and
 on what; `{training-runs}` lists the runs behind the book, those made by this build and those recorded in data/runs. `{chaos}` and
-`{soak}` show what the long tests recorded in data/reliability.
+`{soak}` show what the long tests recorded in data/reliability. `{speed} distance` and its like show what `make bench` recorded in
+benchmarks/results; `{speed} chart` draws it.
 """
 
 import json
@@ -133,6 +134,164 @@ def soak_table(book: Path) -> str:
     return table(header, rows, "14 18 16 20 18 14") + made_on(record)
 
 
+def results(book: Path) -> list[dict[str, Any]]:
+    """What `make bench` recorded, one of each machine."""
+    return [json.loads(path.read_text()) for path in sorted((book.parent / "benchmarks" / "results").glob("*.json"))]
+
+
+def times_as(ratio: float) -> str:
+    """A ratio in words."""
+    return f"{ratio:.1f} times" if ratio < 10 else f"{ratio:.0f} times"
+
+
+def distance_table(found: dict[str, Any]) -> str:
+    """Time and memory of the AS-Distance against dense eager code."""
+    header = ["B", "n", "kernel", "members", "threads", "dense, ms", "ours, ms", "faster", "less memory"]
+    rows = [
+        [
+            *(str(row[name] or "") for name in ("B", "n", "kernel", "members", "threads")),
+            *(f"{1e3 * row[f'{name}_seconds']:.3g}" for name in ("dense", "package")),
+            *(times_as(row[name]) for name in ("faster", "smaller")),
+        ]
+        for row in found["rows"]
+    ]
+    large, huge = found["large"], found["processes"]["package 4096 x 512"]
+    said = [
+        f"At B = 512, n = 256 ours reaches {large['share_of_floor']:.0%} of what this machine does at best with these operations",
+        f"in its cache; {large['dense_share_of_stream']:.0%} of the time of the dense code is what its",
+        f"{large['dense_bytes_made'] / 1e9:.0f} GB of new arrays take at the speed of memory. B = 4096, n = 512 takes a process",
+        f"{huge['seconds']:.0f} seconds and {huge['most'] / 1e9:.1f} GB in all.",
+    ]
+    return table(header, rows, "8 8 12 12 12 12 12 12 12") + "\n\n" + "\n".join(said)
+
+
+def step_table(found: dict[str, Any]) -> str:
+    """An iteration against the published loop's work."""
+    header = ["S-IntroVAE, 3 x 256, B = 512", "ms", "GFLOP", "of the peak", "iterations per second"]
+    first = found["rows"]["published"]["seconds"]
+    rows = [
+        [
+            name,
+            f"{1e3 * row['seconds']:.1f}",
+            f"{row['operations'] / 1e9:.2f}",
+            f"{row['share_of_peak']:.0%}",
+            f"{first / row['seconds']:.2f} times",
+        ]
+        for name, row in found["rows"].items()
+    ]
+    costs = ", ".join(f"`{name}` {share:.0%}" for name, share in found["costs"].items())
+    said = f"The peak, {found['peak'] / 1e9:.0f} GFLOP/s, is a product of two matrices of 1024 x 1024."
+    return table(header, rows, "32 16 16 16 20") + f"\n\n{said} Largest costs of ours: {costs}."
+
+
+def loops_table(found: dict[str, Any]) -> str:
+    """What the loop adds to losses, gradients and steps."""
+    rows = [
+        [
+            f"`{row['model']}`, {len(row['widths'])} x {row['widths'][0]}, B = {row['batch_size']}",
+            f"{1e3 * row['bare_seconds']:.2f}",
+            f"{row['overhead']:.1%}",
+        ]
+        for row in found["loops"]
+    ]
+    return table(["iteration", "bare, ms", "the loop adds"], rows, "50 25 25")
+
+
+def compiled_table(found: dict[str, Any]) -> str:
+    """Break-even of torch.compile."""
+    rows = []
+    for name, row in found["compiled"].items():
+        if row is None:
+            rows.append([name, "no compiler", "", "", "", ""])
+            continue
+        after = f"after {row['breaks_even']:,.0f}" if row["breaks_even"] else "never"
+        times = [f"{1e3 * row[f'{kind}_seconds']:.1f}" for kind in ("compiled", "eager")]
+        rows.append([name, f"{row['compile_seconds']:.0f}", *times, after, f"{row['iterations']:,}"])
+    header = ["run", "to compile, s", "compiled, ms", "eager, ms", "pays", "iterations of the run"]
+    return table(header, rows, "15 17 17 17 17 17")
+
+
+def cuda_table(found: dict[str, Any]) -> str:
+    """Images on CUDA, where they were measured."""
+    row = found.get("cuda")
+    if not row:
+        return "Not measured: no CUDA machine was at hand. The rows are run wherever `make bench` finds one."
+    costs = ", ".join(f"`{name}` {share:.0%}" for name, share in row["costs"].items())
+    ours = [f"{1e3 * row['ours_seconds']:.2f}", times_as(row["faster"]), str(row["waits"])]
+    header = ["S-IntroVAE on digits, published widths", "ms", "faster", "waits for the device"]
+    rows = [["plain eager float32", f"{1e3 * row['eager_seconds']:.2f}", "1", ""], ["ours", *ours]]
+    return table(header, rows, "46 18 18 18") + f"\n\nOn {row['device']}. Largest costs of ours: {costs}."
+
+
+def chart(found: dict[str, Any], where: Path) -> str:
+    """Time and memory of the AS-Distance against B, one curve for each n, drawn into `where`."""
+    import matplotlib.pyplot as plt  # here, so that a build without results does not wait for it
+    from asintrovae.plots import BLUE, GREEN, ORANGE, save_figure, use_style
+
+    use_style()
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.0))
+    most = max(row["threads"] for row in found["rows"])
+    rows = [row for row in found["rows"] if row["kernel"] == "mean" and not row["members"] and row["threads"] == most]
+    sizes = sorted({row["n"] for row in rows if sum(other["n"] == row["n"] for other in rows) > 2})
+    for n, color in zip(sizes, (BLUE, ORANGE, GREEN), strict=False):
+        curve = sorted((row for row in rows if row["n"] == n), key=lambda row: row["B"])
+        for ax, unit, scale in zip(axes, ("seconds", "bytes"), (1e3, 1e-6), strict=True):
+            for name, style in (("dense", "--"), ("package", "-")):
+                label = f"n = {n}" if name == "package" else None
+                heights = [scale * row[f"{name}_{unit}"] for row in curve]
+                ax.plot([row["B"] for row in curve], heights, style, color=color, label=label)
+            tiles = [row for row in curve if row["path"] == "tiles"]
+            heights = [scale * row[f"package_{unit}"] for row in tiles]
+            ax.plot([row["B"] for row in tiles], heights, "o", color=color, ms=5)
+    for ax, label in zip(axes, ("ms, forward and backward", "MB at the most"), strict=True):
+        ax.set(xscale="log", yscale="log", xlabel="B", ylabel=label)
+        ax.set_xticks([32, 64, 128, 256, 512], ["32", "64", "128", "256", "512"], minor=False)
+        ax.minorticks_off()
+    axes[0].plot([], [], "--", color="grey", label="dense")
+    axes[0].plot([], [], "o", color="grey", label="in tiles")
+    axes[0].legend(fontsize="small")
+    where.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, where, "speed.png")
+    plt.close(figure)
+    return CHART
+
+
+CHART = """\
+:::{figure} /_build/speed/speed.png
+:name: fig-speed-distance
+:alt: Time and memory over the batch size. For each number of latent axes a dashed and a solid curve, apart for large batches.
+
+Time and memory of the AS-Distance with the per-axis kernel, forward and backward: dense eager code (dashed) against the
+package (solid). A dot marks sizes where the package works in tiles; elsewhere all pairs are one tile.
+:::"""
+
+
+SPEED = {
+    "distance": ("distance", distance_table),
+    "step": ("training_step", step_table),
+    "loops": ("training_step", loops_table),
+    "compiled": ("training_step", compiled_table),
+    "cuda": ("training_step", cuda_table),
+}
+
+
+def speed(book: Path, part: str) -> str:
+    """One of SPEED, or the chart, of every machine on which it was recorded."""
+    name, show = SPEED.get(part, ("distance", lambda found: chart(found, book.parent / "_build" / "speed")))
+    found = [record[name] for record in results(book) if name in record]
+    if not found:
+        return "Not recorded yet."
+    if part == "chart":
+        return show(found[0])
+    return "\n\n".join(show(record) + "\n\n" + on_machine(record["machine"]) for record in found)
+
+
+def on_machine(machine: dict[str, Any]) -> str:
+    """Where it was measured."""
+    versions = f"Python {machine['python']}, torch {machine['torch']}"
+    return f"On {machine['processor']}, {machine['threads']} threads, {machine['system']}, with {versions}."
+
+
 def made_on(record: dict[str, Any]) -> str:
     """Machine, versions and day of a record."""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
@@ -194,6 +353,16 @@ class Soak(_Gathered):
         return soak_table(book)
 
 
+class Speed(_Gathered):
+    """A table of benchmarks, or the chart."""
+
+    required_arguments = 1
+
+    def text(self, book: Path) -> str:
+        """MyST."""
+        return speed(book, self.arguments[0])
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.add_directive("departures", Departures)
@@ -201,4 +370,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("training-runs", TrainingRuns)
     app.add_directive("chaos", Chaos)
     app.add_directive("soak", Soak)
+    app.add_directive("speed", Speed)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
