@@ -55,7 +55,7 @@ def test_the_eager_iteration_is_that_of_the_equations(monkeypatch):
     noise = Noise(zero, prior, zero, zero, zero[:, 0])
     losses = [phase.loss(package, x, noise, 0.0)[0] for phase in objective.phases]
     looked_at = (x - package.decode(package.encode(x).mean)).square().sum(1).mean()
-    assert eager() == pytest.approx([float(value) for value in (*losses, looked_at)], rel=1e-5)
+    assert eager() == pytest.approx([value.item() for value in (*losses, looked_at)], rel=1e-5)
     for loss, half, learns in zip(losses, (package.encoder, package.decoder), (encoder, decoder), strict=True):
         gradients = torch.autograd.grad(loss, list(half.parameters()))
         torch.testing.assert_close([p.grad for p in learns.parameters()], list(gradients), rtol=1e-4, atol=1e-6)
@@ -87,3 +87,11 @@ def test_importing_the_package_brings_nothing_heavy():
 def test_the_book_s_table_has_every_chapter():
     assert len(book.chapters()) >= 12
     assert all(seconds > 0 for seconds in book.chapters().values())
+
+
+def test_the_memory_of_a_process_is_its_own():
+    """Not what its parent held when it started it: there it would never have grown."""
+    held = torch.ones(10**8)
+    found = distance.peak_memory("dense", 128, 64)
+    assert held.nbytes < distance.most_held() > found["most"]
+    assert found["grown"] > 128**2 * 64 * 4

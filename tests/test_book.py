@@ -36,7 +36,7 @@ def built_book(tmp_path_factory):
     shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("runs"))
     (root / "book" / "runs").mkdir()
     shutil.copytree(ROOT / "data" / "runs", root / "data" / "runs", ignore=shutil.ignore_patterns("*.safetensors"))
-    shutil.copytree(ROOT / "benchmarks" / "results", root / "benchmarks" / "results")
+    shutil.copytree(ROOT / "benchmarks", root / "benchmarks")
     tiny = {"iterations": 12, "warmup": 2, "batch_size": 16, "widths": [4], "evaluation_samples": 64, "log_every": 4}
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in ("toy", "images"):

@@ -100,7 +100,7 @@ class MemoryImages(ImageData):
     def batch(self, index: int) -> Tensor:
         """As ImageData."""
         numbers, flip = self.epochs.batch(index)
-        return to_float(mirrored(self.train[numbers.to(self.train.device)], flip))
+        return to_float(mirrored(self.train[numbers.to(self.train.device, non_blocking=True)], flip))
 
     def evaluation(self, count: int) -> Tensor:
         """As ImageData."""
@@ -299,7 +299,9 @@ def report(problems: Sequence[str], strict: bool) -> None:
 
 def mirrored(images: Tensor, flip: Tensor) -> Tensor:
     """Images (B, C, H, W), left and right swapped in those with flip (B,) true; flip is on the CPU, where a look is free."""
-    return torch.where(flip[:, None, None, None].to(images.device), images.flip(-1), images) if bool(flip.any()) else images
+    if not bool(flip.any()):
+        return images
+    return torch.where(flip[:, None, None, None].to(images.device, non_blocking=True), images.flip(-1), images)
 
 
 def to_float(images: Tensor) -> Tensor:

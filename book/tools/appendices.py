@@ -144,13 +144,18 @@ def times_as(ratio: float) -> str:
     return f"{ratio:.1f} times" if ratio < 10 else f"{ratio:.0f} times"
 
 
+def milliseconds(seconds: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{1e3 * seconds:,.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
+
+
 def distance_table(found: dict[str, Any]) -> str:
     """Time and memory of the AS-Distance against dense eager code."""
     header = ["B", "n", "kernel", "members", "threads", "dense, ms", "ours, ms", "faster", "less memory"]
     rows = [
         [
             *(str(row[name] or "") for name in ("B", "n", "kernel", "members", "threads")),
-            *(f"{1e3 * row[f'{name}_seconds']:.3g}" for name in ("dense", "package")),
+            *(milliseconds(row[f"{name}_seconds"]) for name in ("dense", "package")),
             *(times_as(row[name]) for name in ("faster", "smaller")),
         ]
         for row in found["rows"]
@@ -223,18 +228,17 @@ def cuda_table(found: dict[str, Any]) -> str:
     return table(header, rows, "46 18 18 18") + f"\n\nOn {row['device']}. Largest costs of ours: {costs}."
 
 
-def chart(found: dict[str, Any], where: Path) -> str:
-    """Time and memory of the AS-Distance against B, one curve for each n, drawn into `where`."""
+def draw_distance(measured: list[dict[str, Any]]) -> Any:
+    """Time and memory of the AS-Distance against B, a pair of curves for each n."""
     import matplotlib.pyplot as plt  # here, so that a build without results does not wait for it
-    from asintrovae.plots import BLUE, GREEN, ORANGE, save_figure, use_style
+    from asintrovae.plots import BLUE, GREEN, ORANGE
 
-    use_style()
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.0))
-    most = max(row["threads"] for row in found["rows"])
-    rows = [row for row in found["rows"] if row["kernel"] == "mean" and not row["members"] and row["threads"] == most]
+    most = max(row["threads"] for row in measured)
+    rows = [row for row in measured if row["kernel"] == "mean" and not row["members"] and row["threads"] == most]
     sizes = sorted({row["n"] for row in rows if sum(other["n"] == row["n"] for other in rows) > 2})
     for n, color in zip(sizes, (BLUE, ORANGE, GREEN), strict=False):
-        curve = sorted((row for row in rows if row["n"] == n), key=lambda row: row["B"])
+        curve = sorted({row["B"]: row for row in rows if row["n"] == n}.values(), key=lambda row: row["B"])
         for ax, unit, scale in zip(axes, ("seconds", "bytes"), (1e3, 1e-6), strict=True):
             for name, style in (("dense", "--"), ("package", "-")):
                 label = f"n = {n}" if name == "package" else None
@@ -250,9 +254,20 @@ def chart(found: dict[str, Any], where: Path) -> str:
     axes[0].plot([], [], "--", color="grey", label="dense")
     axes[0].plot([], [], "o", color="grey", label="in tiles")
     axes[0].legend(fontsize="small")
-    where.mkdir(parents=True, exist_ok=True)
-    save_figure(figure, where, "speed.png")
-    plt.close(figure)
+    return figure
+
+
+def chart(found: dict[str, Any], where: Path) -> str:
+    """The figure of `draw_distance`, drawn into `where`."""
+    import matplotlib.pyplot as plt
+    from asintrovae.plots import save_figure, use_style
+
+    with plt.rc_context():  # the style is for this figure alone
+        use_style()
+        figure = draw_distance(found["rows"])
+        where.mkdir(parents=True, exist_ok=True)
+        save_figure(figure, where, "speed.png")
+        plt.close(figure)
     return CHART
 
 
