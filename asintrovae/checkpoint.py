@@ -55,6 +55,8 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizers: dict[str, Opti
             index, state_name = name.split(".", 1)
             states.setdefault(int(index), {})[state_name] = tensor
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+        for parameter, state in optimizer.state.items():  # fused Adam goes through memory: all in the weight's own order
+            state |= {name: torch.empty_like(parameter).copy_(t) for name, t in state.items() if t.shape == parameter.shape}
 
 
 def restore_evaluated(checkpoint: Checkpoint, model: nn.Module) -> None:

@@ -20,6 +20,7 @@ from asintrovae.config import ModelName
 TESTS = Path(__file__).resolve().parents[1]
 POINTS = {"ema": 0.9, "milestones": [30], "kl_annealing": 0.5}
 IMAGES = {"dataset": "mnist-subset", "widths": [2, 4], "latent_dim": 4, "iterations": 30, "ema": 0.9, "checkpoint_every": 3}
+IMAGES |= {"channels_last": True}
 KINDS = {"points": POINTS, "images": IMAGES}
 
 
