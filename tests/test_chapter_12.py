@@ -29,7 +29,7 @@ def scores(records, name, metric="protocol_kl"):
     return np.array([run["metrics"][metric] for run in runs if run["status"] == "finished"])
 
 
-@pytest.mark.parametrize("name", ["toy_laptop", "toy_map", "toy_ablation"])
+@pytest.mark.parametrize("name", ["toy_laptop", "toy_map", "toy_annealed", "toy_ablation", "toy_tuned"])
 def test_the_runs_of_the_chapter_are_those_of_its_sweeps(name):
     """Same parameters (state refuses others), all there, and none that no sweep asked for."""
     run_dir, points = read_grid(SWEEPS / f"{name}.yaml")
@@ -53,7 +53,7 @@ def test_the_large_runs_are_points_of_the_reference_sweep_and_reach_the_publishe
 
 
 def test_records_hold_relative_folders_only():
-    for name in ("toy_laptop", "toy_map", "toy_ablation", "toy_reference"):
+    for name in ("toy_laptop", "toy_map", "toy_annealed", "toy_ablation", "toy_reference", "toy_tuned"):
         for record in load_records(embedded(f"runs/{name}")).values():
             assert not record["config"]["run_dir"].startswith("/")
             assert record["config"]["data_dir"] is None
@@ -129,27 +129,38 @@ def test_the_ablation_needs_the_kl_divergence_and_not_the_distance(laptop):
 
 
 def test_the_map_says_annealing_and_not_the_distance():
-    runs = load_records(embedded("runs/toy_map")).values()
-    forms = {"soft_intro": ("soft_intro", 0.0), "as_intro": ("as_intro", 0.0)}
-    forms |= {f"{name}-annealed": (name, 0.8) for name in ("soft_intro", "as_intro")}
+    runs = load_records(embedded("runs/toy_map")) | load_records(embedded("runs/toy_annealed"))
+    rows = {tuple(name.split("/")): record["metrics"] for name, record in runs.items()}
 
-    def of(form):
-        found = {(r["config"]["beta_kl"], r["config"]["beta_neg"]): r["metrics"] for r in runs if key(r) == forms[form]}
-        assert len(found) == 64
-        return [found[cell] for cell in sorted(found)]
+    def whole(form, seeds):
+        """Whether all modes were found, by weights and seed."""
+        found = {key[1:]: row["modes_found"] == 8 for key, row in rows.items() if key[0] == form and int(key[3]) < seeds}
+        assert len(found) == 64 * seeds
+        return found
 
-    def key(record):
-        return record["config"]["model"], record["config"]["kl_annealing"]
+    def alone(one, other, seeds):
+        a, b = whole(one, seeds), whole(other, seeds)
+        return sum(a[key] > b[key] for key in a), sum(b[key] > a[key] for key in a)
 
-    def alone(one, other):
-        pairs = [(a["modes_found"] == 8, b["modes_found"] == 8) for a, b in zip(of(one), of(other), strict=True)]
-        return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+    assert alone("as_intro", "soft_intro", 3) == (10, 12)
+    assert alone("as_intro-weighted", "soft_intro", 3) == (0, 47)
+    assert alone("as_intro-annealed", "soft_intro-annealed", 1) == (4, 5)
+    assert alone("soft_intro-annealed", "soft_intro", 1) == (13, 1)
+    assert alone("as_intro-annealed", "as_intro", 1) == (9, 1)
+    assert stats.binomtest(10, 22).pvalue > 0.05 > stats.binomtest(9, 10).pvalue > stats.binomtest(13, 14).pvalue
+    for form, below, above in (("soft_intro", 70, 9), ("as_intro", 70, 7)):
+        found = whole(form, 3)
+        small = {key for key in found if float(key[0].partition("=")[2]) < 0.4}
+        assert (sum(found[key] for key in small), sum(found[key] for key in found.keys() - small)) == (below, above)
 
-    assert alone("as_intro", "soft_intro") == (7, 4)
-    assert alone("as_intro-annealed", "soft_intro-annealed") == (4, 5)
-    assert alone("soft_intro-annealed", "soft_intro") == (13, 1)
-    assert alone("as_intro-annealed", "as_intro") == (9, 1)
-    assert stats.binomtest(7, 11).pvalue > 0.05 > stats.binomtest(9, 10).pvalue > stats.binomtest(13, 14).pvalue
+
+def test_the_tuned_run_is_at_the_level_of_the_large_ones_and_above_the_floor():
+    tuned, large = (load_records(embedded(f"runs/toy_{name}")) for name in ("tuned", "reference"))
+    tuned, soft = tuned["0"]["metrics"], large["8gaussians-c1/soft_intro/0"]["metrics"]
+    assert tuned["modes_found"] == 8
+    for score, floor in (("protocol_kl", 0.66), ("protocol_jsd", 0.32)):
+        assert 0.8 < tuned[score] / soft[score] < 1.25
+        assert 2.5 < tuned[score] / floor < 4.5
 
 
 def test_recorded_pictures_are_those_of_the_scores(laptop):
