@@ -76,11 +76,13 @@ def main() -> int:
     named = "refused or bad or wrong or do_not_fit"
     slow = ("test_chapter", "test_notebooks", "test_book")
     inputs = count("-k", named, *(str(path) for path in TESTS.glob("test_*.py") if not path.stem.startswith(slow)))
-    lost = [*tally.lost, *faults.failed, *inputs.failed]
-    record = {**asdict(tally), "faults": faults.passed, "bad_inputs": inputs.passed, "lost": lost}
+    fields = count(str(here / "test_parameters.py"), str(here / "test_numbers.py"))  # every parameter, and extreme numbers
+    lost = [*tally.lost, *faults.failed, *inputs.failed, *fields.failed]
+    bad_inputs = inputs.passed + fields.passed
+    record = {**asdict(tally), "faults": faults.passed, "bad_inputs": bad_inputs, "lost": lost}
     print(
         f"{tally.kills} kills of {tally.runs} runs ({tally.kills_in_a_save} inside a save, {tally.kills_of_one_of_two_processes} "
-        f"of one of two processes), {tally.resumes} resumes, {faults.passed} faults tried, {inputs.passed} bad inputs tried, "
+        f"of one of two processes), {tally.resumes} resumes, {faults.passed} faults tried, {bad_inputs} bad inputs tried, "
         f"lost: {len(lost)} {' '.join(lost)}"
     )
     print(write("chaos.json", {**record, "seconds": round(time.monotonic() - started), **measured_on()}))
