@@ -162,8 +162,8 @@ def distance_table(found: dict[str, Any]) -> str:
     ]
     large, huge = found["large"], found["processes"]["package 4096 x 512"]
     said = [
-        f"At B = 512, n = 256 ours takes {1 / large['share_of_floor']:.1f} times as long as its operations one by one on an array",
-        f"that stays in the cache; {large['dense_share_of_stream']:.0%} of the time of the dense code is what its",
+        f"At B = 512, n = 256 ours takes {1 / large['share_of_floor']:.1f} times as long as its operations one by one on",
+        f"an array that stays in the cache; {large['dense_share_of_stream']:.0%} of the time of the dense code is what its",
         f"{large['dense_bytes_made'] / 1e9:.0f} GB of new arrays take at the speed of memory. B = 4096, n = 512 takes a process",
         f"{huge['seconds']:.0f} seconds and {huge['most'] / 1e9:.1f} GB in all.",
     ]
