@@ -7,6 +7,7 @@ export PYTHONUNBUFFERED := 1
 NOTEBOOKS := $(wildcard book/[0-9]*.ipynb book/training/*.ipynb)
 PACKAGE := $(shell find asintrovae -name '*.py' -o -name '*.js')
 RUNS := book/runs/toy.ipynb book/runs/images.ipynb
+TIMED := $(BIN)/python book/tools/timed.py# seconds of every stage, for the benchmarks
 
 .PHONY: help setup runs chapters tables book serve pdf test chaos soak bench check new-chapter hooks browser format sync constraints audit repository clean
 
@@ -23,7 +24,7 @@ setup: .venv/installed ## install the pinned packages and this one into .venv
 	touch $@
 
 runs: .venv/installed ## train both demonstration runs through papermill, where they are not up to date
-	@$(MAKE) --no-print-directory -j2 $(RUNS)
+	@$(TIMED) runs $(MAKE) --no-print-directory -j2 $(RUNS)
 
 # A finished run that is out of date starts anew, an interrupted one goes on. The page is written last.
 book/runs/%.ipynb: book/training/%.ipynb $(PACKAGE)
@@ -33,14 +34,14 @@ book/runs/%.ipynb: book/training/%.ipynb $(PACKAGE)
 	@cp book/runs/$*/notebook.ipynb $@
 
 chapters: .venv/installed ## execute the chapters whose code, package or pins have changed
-	$(BIN)/python book/tools/execute.py $(NOTEBOOKS)
+	$(TIMED) chapters $(BIN)/python book/tools/execute.py $(NOTEBOOKS)
 
 tables: .venv/installed ## rebuild tables and figures of recorded runs from data/runs alone, in seconds
 	@for grid in book/training/sweeps/*.yaml; do $(BIN)/asintrovae-sweep $$grid --table || exit 1; done
-	$(BIN)/python book/tools/execute.py --force book/12_toy_results.ipynb
+	$(BIN)/python book/tools/execute.py --force book/12_toy_results.ipynb book/13_image_results.ipynb
 
 book: setup runs chapters ## train, execute what is stale, build the book
-	$(BIN)/jupyter-book build . -W -n --keep-going -q
+	$(TIMED) pages $(BIN)/jupyter-book build . -W -n --keep-going -q
 	@echo "The book: $(CURDIR)/_build/html/book/index.html  (open it, or: make serve)"
 
 serve: ## show the built book on http://localhost:8000
@@ -56,7 +57,7 @@ browser: ## install Debian's Chromium for the browser tests, where it is missing
 	  || echo "make browser: no chromium; install it (Debian: apt-get install chromium), or its tests are skipped" >&2
 
 test: setup browser check ## every test: style, types, package, equations, notebooks, book
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(TIMED) tests $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 bench: .venv/installed ## benchmarks as ratios of one run, on every core; fails where a target is missed
 	env -u OMP_NUM_THREADS $(BIN)/python -m benchmarks
@@ -73,7 +74,7 @@ ifdef CHAPTER
 else
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict
+	$(TIMED) types $(BIN)/mypy --strict
 endif
 
 new-chapter: .venv/installed ## begin a chapter: make new-chapter NAME=13_title

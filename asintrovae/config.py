@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 ModelName = Literal["vae", "intro", "soft_intro", "as_intro", "wgan_gp"]
 PointsName = Literal["8gaussians", "25gaussians", "checkerboard", "2spirals", "rings"]
-ImagesName = Literal["mnist-subset", "mnist", "cifar10", "celeba128", "celeba256", "pet128", "flowers128", "folder"]
+ImagesName = Literal["mnist-subset", "mnist", "cifar10", "celeba128", "celeba256", "pet128", "flowers64", "flowers128", "folder"]
 DatasetName = Literal[PointsName, ImagesName]
 DATASETS = {"points": get_args(PointsName), "images": get_args(ImagesName)}
 """Names of the data sets, by kind."""

@@ -17,7 +17,7 @@ from tqdm import tqdm  # text: a widget would be there even where the bar never 
 from asintrovae.config import RunConfig
 from asintrovae.data.files import embedded, write_atomically
 
-CHUNK = 64
+CHUNK = 32
 """Images that go through a feature network together."""
 PART = 500
 """Real images whose features are kept in one file; an interruption costs at most so many."""
@@ -33,7 +33,9 @@ class FeatureNetwork:
     """
 
     def __init__(self, name: str, network: nn.Module, channels: int, device: torch.device, precision: str = "32-true") -> None:
-        self.name, self.network, self.channels, self.device = name, network.eval().to(device), channels, device
+        # Channels last: the same features to rounding, on a CPU in little more than half the time.
+        self.network = network.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.name, self.channels, self.device = name, channels, device
         self.precision = precision
 
     @cached_property

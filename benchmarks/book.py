@@ -1,4 +1,4 @@
-"""The book: seconds of its chapters and runs as they were recorded, and what it costs to import the package."""
+"""The book: seconds of its chapters, runs and build stages as they were recorded, and what it costs to import the package."""
 
 import json
 import subprocess
@@ -35,6 +35,12 @@ def runs() -> dict[str, float]:
     return {path.parent.name: json.loads(path.read_text())["seconds"] for path in paths}
 
 
+def stages() -> dict[str, float]:
+    """Seconds of the stages of the last `make book` and `make test` here, as far as they were run."""
+    path = ROOT / "_build" / "seconds.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def python(code: str) -> str:
     """What a new Python prints."""
     return subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
@@ -47,7 +53,7 @@ def imported() -> list[str]:
 
 def run() -> tuple[dict[str, Any], list[str]]:
     """Print the tables; returns what was measured, and the limits that were exceeded."""
-    took, trained = chapters(), runs()
+    took, trained, built = chapters(), runs(), stages()
     modules = ("torch", "asintrovae", "asintrovae.plots")
     times = alternate({name: lambda name=name: python(f"import {name}") for name in modules}, seconds=6.0, rounds=2)
     heavy, ratio = imported(), times["asintrovae"] / times["torch"]
@@ -56,6 +62,10 @@ def run() -> tuple[dict[str, Any], list[str]]:
         print(f"{name:22s} {seconds:6.1f}")
     print(f"{'all together':22s} {sum(took.values()):6.1f}")
     print("training in this build:", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in trained.items()) or "none")
+    print(
+        "stages of the last build and test here:",
+        ", ".join(f"{name} {seconds:.0f} s" for name, seconds in built.items()) or "none",
+    )
     print("import:", ", ".join(f"{name} {seconds:.2f} s" for name, seconds in times.items()), f"- {ratio:.2f} times torch alone")
     limits = {
         "all chapters: 8 minutes": sum(took.values()) <= 480,
@@ -63,4 +73,6 @@ def run() -> tuple[dict[str, Any], list[str]]:
         "import asintrovae: 1.5 times import torch": ratio <= 1.5,
         f"import asintrovae brings {', '.join(heavy)}": not heavy,
     }
-    return {"chapters": took, "runs": trained, "import": times}, [limit for limit, met in limits.items() if not met]
+    return {"chapters": took, "runs": trained, "stages": built, "import": times}, [
+        limit for limit, met in limits.items() if not met
+    ]

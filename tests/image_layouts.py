@@ -103,6 +103,7 @@ LAYOUTS = {
     "celeba128": (celeba, (3, 128, 128)),
     "celeba256": (celeba, (3, 256, 256)),
     "pet128": (pet, (3, 128, 128)),
+    "flowers64": (flowers, (3, 64, 64)),
     "flowers128": (flowers, (3, 128, 128)),
     "folder": (folder, (3, 16, 16)),
 }

@@ -64,6 +64,7 @@ RESULTS = {
         "compiled": {"toy": None, "digits": {"compile_seconds": 60.0, "iterations": 9, "breaks_even": None, **TIMES}},
         "cuda": {"device": "a GPU", "faster": 4.0, "waits": 0, "costs": {"conv": 0.5}, **TIMES},
     },
+    "book": {"machine": PLACE, "stages": {"pages": 61.2, "tests": 900.0}},
 }
 
 
@@ -77,6 +78,7 @@ def recorded(tmp_path):
 
 def test_the_page_on_speed_shows_what_was_recorded(recorded):
     said = {"distance": "2.0 times", "step": "4.00", "loops": "2.0%", "compiled": "no compiler", "cuda": "4.0 times"}
+    said["stages"] = "900"
     for part in appendices.SPEED:
         text = appendices.speed(recorded, part)
         assert said[part] in text

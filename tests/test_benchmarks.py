@@ -1,11 +1,14 @@
 """The benchmarks' own machinery: the references are right, and a missed target fails."""
 
 import json
+import shutil
+import subprocess
 import sys
 import types
 
 import pytest
 import torch
+from conftest import ROOT
 
 from asintrovae import SoftIntroVAE
 from asintrovae.networks import Autoencoder, mlp_autoencoder
@@ -95,3 +98,15 @@ def test_the_memory_of_a_process_is_its_own():
     found = distance.peak_memory("dense", 128, 64)
     assert held.nbytes < distance.most_held() > found["most"]
     assert found["grown"] > 128**2 * 64 * 4
+
+
+def test_a_stage_is_timed_where_it_succeeds(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    tool = shutil.copy(ROOT / "book" / "tools" / "timed.py", tmp_path / "a" / "b" / "timed.py")
+    waits = "import time; time.sleep(0.3)"
+    for stage, code in (("good", waits), ("bad", "raise SystemExit(3)"), ("better", waits)):
+        status = subprocess.call([sys.executable, tool, stage, sys.executable, "-c", code])
+        assert status == (3 if stage == "bad" else 0)
+    found = json.loads((tmp_path / "_build" / "seconds.json").read_text())
+    assert found.keys() == {"good", "better"}
+    assert all(0.25 < seconds < 60 for seconds in found.values())

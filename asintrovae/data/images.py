@@ -19,7 +19,7 @@ from asintrovae.interruption import leave_signals_to_the_run
 from asintrovae.parallel import world
 from asintrovae.randomness import generator_for
 
-RESOLUTIONS = {"celeba128": 128, "celeba256": 256, "pet128": 128, "flowers128": 128}
+RESOLUTIONS = {"celeba128": 128, "celeba256": 256, "pet128": 128, "flowers64": 64, "flowers128": 128}
 SHAPES: dict[str, tuple[int, ...]] = {"mnist-subset": (1, 28, 28), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 SHAPES |= {name: (3, size, size) for name, size in RESOLUTIONS.items()}
 MEMORY_LIMIT = 2**30

@@ -99,6 +99,7 @@ SOURCES: dict[str, tuple[str, Callable[[Path, bool], tuple[Split, Split]]]] = {
     "celeba128": ("celeba", celeba),
     "celeba256": ("celeba", celeba),
     "pet128": ("oxford-iiit-pet", pet),
+    "flowers64": ("flowers-102", flowers),
     "flowers128": ("flowers-102", flowers),
 }
 """Data sets with files of their own: their folder below a root, as torchvision names it, and what opens them."""

@@ -202,6 +202,19 @@ def loops_table(found: dict[str, Any]) -> str:
     return table(["iteration", "bare, ms", "the loop adds"], rows, "50 25 25")
 
 
+def stages_table(found: dict[str, Any]) -> str:
+    """Seconds of the stages of `make book` and `make test`."""
+    stages = {
+        "runs": "two demonstration runs, side by side",
+        "chapters": "chapters, where stale",
+        "pages": "pages",
+        "types": "types",
+        "tests": "tests",
+    }
+    rows = [[what, f"{found['stages'][name]:.0f}"] for name, what in stages.items() if name in found.get("stages", {})]
+    return table(["stage", "seconds"], rows, "70 30") if rows else "No build was timed."
+
+
 def compiled_table(found: dict[str, Any]) -> str:
     """Break-even of torch.compile."""
     rows = []
@@ -287,6 +300,7 @@ SPEED = {
     "loops": ("training_step", loops_table),
     "compiled": ("training_step", compiled_table),
     "cuda": ("training_step", cuda_table),
+    "stages": ("book", stages_table),
 }
 
 

@@ -1,9 +1,9 @@
 """Measure what a FID can tell: its floor, its dependence on the sample count, and what resize, JPEG and bfloat16 do to it.
 
 usage: ASINTROVAE_DATA=FOLDER OMP_NUM_THREADS=2 python data/fid/make.py WEIGHTS
-FOLDER holds MNIST and CIFAR-10, WEIGHTS is the file of InceptionV3's weights. Writes record.json, which grows with every group
-of measurements, and features.safetensors of eight fixed images. Half an hour of one core; features are kept, so an interrupted
-study goes on where it was.
+FOLDER holds MNIST, CIFAR-10 and Flowers-102, WEIGHTS is the file of InceptionV3's weights. Writes record.json, which grows with
+every group of measurements, and features.safetensors of eight fixed images. An hour and a half on one core, most of it for all
+images of CIFAR-10; features are kept, so an interrupted study goes on where it was.
 """
 
 import io
@@ -21,21 +21,24 @@ from torch import Tensor
 
 from asintrovae import build_model, load_run
 from asintrovae.data.files import embedded, write_atomically
-from asintrovae.data.images import shuffled
+from asintrovae.data.images import decoded, shuffled
 from asintrovae.data.sources import find_images
 from asintrovae.features import RESIZE, FeatureNetwork, inception, real_features
-from asintrovae.metrics import sample
+from asintrovae.metrics import precision_recall, sample
+from asintrovae.networks import Autoencoder
+from asintrovae.randomness import generator_for
 from asintrovae.records import versions
 
 HERE = Path(__file__).resolve().parent
-COUNTS, FEW = (500, 1000, 2000), 500
+COUNTS, FEW = (500, 1000, 2000, 5000, 10000), 500
 MODELS = ("vae", "soft_intro")
 
 
 def fid(a: Tensor, b: Tensor) -> float:
-    """`frechet_distance` of features (n, 2048), (m, 2048) with few n, m: tr (C_a C_b)^½ is the sum of n singular values."""
+    """`frechet_distance` of features (n, 2048), (m, 2048): tr (C_a C_b)^½ is a sum of singular values, of few where n or m is."""
     a, b = a.double(), b.double()
-    shift, factors = a.mean(0) - b.mean(0), [(x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b)]  # C = factor.T @ factor
+    shift, centred = a.mean(0) - b.mean(0), [(x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b)]
+    factors = [torch.linalg.qr(x, mode="r").R for x in centred]  # C = factor.T @ factor
     traces = sum(factor.square().sum() for factor in factors)
     root_trace = torch.linalg.svdvals(factors[0] @ factors[1].T).sum()
     return round(float(shift @ shift + traces - 2 * root_trace), 3)
@@ -69,38 +72,62 @@ def networks(weights: str) -> dict[str, FeatureNetwork]:
 
 def study(network: dict[str, FeatureNetwork]) -> Iterator[tuple[str, dict]]:
     """Name and values of each group of measurements, the ones that matter most first."""
-    cifar = dict(zip(("train", "test"), (split[:2000] for split in find_images("cifar10")), strict=True))
-    few = {split: images[:FEW] for split, images in cifar.items()}
 
     def features(images: Tensor, what: str, how: str = "bfloat16") -> Tensor:
         return real_features(network[how], images, *what.split("-", 1))
 
-    real = {split: features(images, f"cifar10-{split}") for split, images in cifar.items()}
-    train, test = (real[split][:FEW] for split in ("train", "test"))
+    cifar = dict(zip(("train", "test"), find_images("cifar10"), strict=True))
+    real = {split: features(images[: COUNTS[-1]], f"cifar10-{split}") for split, images in cifar.items()}
     yield "floor of cifar10", fids(real["train"], real["test"])
 
-    for quality in (90, 50):
-        images = through_pillow(few["test"], lambda image, quality=quality: jpeg(image, quality))
-        spoiled = features(images, f"cifar10-test-jpeg{quality}")
-        yield f"JPEG {quality}", {"against train": fid(train, spoiled), "against the originals": fid(test, spoiled)}
-    digits = (shuffled(images)[:1000] for images in find_images("mnist"))
-    real = {split: features(images, f"mnist-{split}") for split, images in zip(("train", "test"), digits, strict=True)}
-    yield "floor of mnist", fids(real["train"], real["test"])
+    mnist = dict(zip(("train", "test"), map(shuffled, find_images("mnist")), strict=True))
+    digits = {split: features(images[:2000], f"mnist-{split}") for split, images in mnist.items()}
+    yield "floor of mnist", fids(digits["train"], digits["test"])
+
     runs = {name: load_run(embedded("runs/mnist_laptop") / f"{name}-0") for name in MODELS}
     fakes = {name: features(sample(run.model, FEW, 0), f"samples-{name}") for name, run in runs.items()}
     torch.manual_seed(0)
     fakes["untrained"] = features(sample(build_model(runs["vae"].config, (1, 28, 28)), FEW, 0), "samples-untrained")
-    against = real["test"].split(FEW)  # two blocks: how far the score depends on them
+    in_one_batch = in_train_mode(runs["soft_intro"].model, FEW)
+    fakes["soft_intro, train mode"] = features(in_one_batch, "samples-train")
+    against = digits["test"].split(FEW)[:2]  # two blocks: how far the score depends on them
     yield "models on mnist", {name: [fid(fake, block) for block in against] for name, fake in fakes.items()}
+
+    few = {split: images[:FEW] for split, images in cifar.items()}
+    train, test = (real[split][:FEW] for split in ("train", "test"))
+    for quality in (90, 50):
+        images = through_pillow(few["test"], lambda image, quality=quality: jpeg(image, quality))
+        spoiled = features(images, f"cifar10-test-jpeg{quality}")
+        yield f"JPEG {quality}", {"against train": fid(train, spoiled), "against the originals": fid(test, spoiled)}
 
     other = {split: features(images, f"cifar10-{split}-tensorflow1", "tensorflow1") for split, images in few.items()}
     one_side = {"against train": fid(train, other["test"]), "against the originals": fid(test, other["test"])}
     yield "resize of TensorFlow 1", one_side | {"both sides": fid(other["train"], other["test"])}
 
-    half = FEW // 2  # float32 takes three times as long
-    exact = {split: features(images[:half], f"cifar10-{split}", "float32") for split, images in few.items()}
-    both = {"bf16-mixed": fid(train[:half], test[:half]), "32-true": fid(exact["train"], exact["test"])}
-    yield "precision", {"n": half, **both, "one against the other, same images": fid(exact["test"], test[:half])}
+    exact = {split: features(images, f"cifar10-{split}", "float32") for split, images in few.items()}
+    both = {"bf16-mixed": fid(train, test), "32-true": fid(exact["train"], exact["test"])}
+    yield "precision", {"n": FEW, **both, "one against the other, same images": fid(exact["test"], test)}
+
+    paths = dict(zip(("train", "test"), find_images("flowers128"), strict=True))
+    flowers = {
+        split: features(decoded(shuffled(files)[:2000], 64, split)[0], f"flowers64-{split}") for split, files in paths.items()
+    }
+    yield "floor of flowers64", fids(flowers["train"], flowers["test"])
+
+    sets = {"mnist": digits, "cifar10": real, "flowers64": flowers}
+    shares = {name: precision_recall(pair["test"][:1000], pair["train"][:1000])._asdict() for name, pair in sets.items()}
+    yield "precision and recall of 1,000 training images", shares
+
+    whole = {split: features(images, f"cifar10-{split}") for split, images in cifar.items()}
+    yield "all of cifar10, 50,000 against 10,000", {"fid": fid(whole["train"], whole["test"])}
+    digits = {split: features(images[: COUNTS[-1]], f"mnist-{split}") for split, images in mnist.items()}
+    yield "floor of mnist", fids(digits["train"], digits["test"])
+
+
+@torch.no_grad()
+def in_train_mode(model: Autoencoder, count: int) -> Tensor:
+    """The images of `sample`, but normalised with the statistics of this one batch."""
+    return model.train().decode(torch.randn(count, model.latent_dim, generator=generator_for(0, "samples")))
 
 
 def fixed_images() -> dict[str, Tensor]:
