@@ -1,11 +1,11 @@
 """Claims of the chapter on toy results, from the recorded runs, and that these are the runs its sweeps describe."""
 
-import json
 import re
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from results import judged, printed
 from scipy import stats
 
 from asintrovae.data.files import embedded
@@ -73,22 +73,11 @@ def test_the_published_numbers_are_those_of_the_chapter_on_measures():
     assert here == there
 
 
-def printed(words):
-    """The output of the chapter's cell that prints these words."""
-    cells = json.loads((ROOT / "book" / "12_toy_results.ipynb").read_text())["cells"]
-    texts = ["".join(output.get("text", "")) for cell in cells for output in cell.get("outputs", [])]
-    (text,) = [text for text in texts if words in text]
-    return text
-
-
-def judged(d):
-    clear = abs(d.mean()) > 2 * d.std(ddof=1)
-    return "held" if clear and (d > 0).all() else "did not hold" if clear and (d < 0).all() else "undecided"
-
-
 def test_verdicts_follow_the_rule(laptop):
     """What the chapter's table of verdicts prints, computed from the records by numpy."""
-    rows = re.findall(r"^(\S+-c\d)\s+(mean|product)\b.*  (\S.*); (\S.*)$", printed("log ratios"), flags=re.MULTILINE)
+    rows = re.findall(
+        r"^(\S+-c\d)\s+(mean|product)\b.*  (\S.*); (\S.*)$", printed("12_toy_results", "log ratios"), flags=re.MULTILINE
+    )
     assert len(rows) == 12
     for setting, kernel, *said in rows:
         for verdict, metric in zip(said, ("protocol_kl", "protocol_jsd"), strict=True):
