@@ -1,6 +1,7 @@
 """Shared set-up: one thread per worker (pytest-xdist runs as many workers as cores) and small runs for every model."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from asintrovae import RunConfig, build_data, build_model, build_objective
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background: tests interrupt runs
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ["vae", "intro", "soft_intro", "as_intro", "wgan_gp"]
 

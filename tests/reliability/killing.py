@@ -169,8 +169,10 @@ class Forked:
             member.send_signal(number)
 
     def end(self) -> list[int | None]:
-        """Wait for the end; the exit statuses."""
+        """Wait for the end; the exit statuses. What has not ended after ten minutes heard no signal, and is killed."""
         for process in self.processes:
+            process.join(600)
+            process.kill()
             process.join()
         return [process.exitcode for process in self.processes]
 
