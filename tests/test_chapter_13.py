@@ -1,5 +1,6 @@
 """Claims of the chapter on image results, from the recorded runs, and that these are the runs its sweeps describe."""
 
+import json
 import re
 
 import numpy as np
@@ -169,6 +170,23 @@ def test_the_start_of_the_text():
         assert {int(curve(model, seed, "encoder.kl")[0][curve(model, seed, "encoder.kl")[1].argmax()]) for seed in range(3)} == {
             10
         }
+
+
+def test_further_numbers_of_the_text(mnist, records):
+    text = " ".join((ROOT / "book" / "src" / "13_image_results.md").read_text().split())
+    study = json.loads((embedded("fid") / "record.json").read_text())
+    floors = [np.mean(study[f"floor of {dataset}"]["1000"]) for dataset in DATASETS]
+    assert "score {:.0f} on MNIST, {:.0f} on CIFAR-10 and {:.0f} on flowers".format(*floors) in text
+    difference = mnist("as_intro", "fid") - mnist("soft_intro", "fid")
+    assert f"which is {2 * difference.std(ddof=1):.0f} points here" in text
+    assert f"the samples score {mnist('as_intro-c0', 'fid').mean():.0f} and" in text
+    shares = (mnist("wgan_gp", f"{name}_inception").mean() for name in ("precision", "recall"))
+    assert "For WGAN-GP, with {:.2f} and {:.2f},".format(*shares) in text
+    fooled = records["cifar10"]["intro/0"]["metrics"]["precision_inception"]
+    real = study["precision and recall of 1,000 training images"]["cifar10"]["precision"]
+    assert f"the highest, {fooled:.2f} where real images have {real:.2f}," in text
+    soft, ours = (records["flowers64"][f"{model}/0"]["metrics"]["psnr"] for model in ("soft_intro", "as_intro"))
+    assert f"AS-IntroVAE is {soft - ours:.1f} dB behind there" in text
 
 
 def test_what_the_text_says_of_an_unstable_game():
