@@ -37,7 +37,7 @@ chapters: .venv/installed ## execute the chapters whose code, package or pins ha
 	$(TIMED) chapters $(BIN)/python book/tools/execute.py $(NOTEBOOKS)
 
 tables: .venv/installed ## rebuild tables and figures of recorded runs from data/runs alone, in seconds
-	@for grid in book/training/sweeps/*.yaml; do $(BIN)/asintrovae-sweep $$grid --table || exit 1; done
+	$(BIN)/asintrovae-sweep book/training/sweeps/*.yaml --table
 	$(BIN)/python book/tools/execute.py --force book/12_toy_results.ipynb book/13_image_results.ipynb
 
 book: setup runs chapters ## train, execute what is stale, build the book

@@ -68,6 +68,7 @@ class RunConfig(BaseModel):
     strict_images: bool = False
     workers: Annotated[int, Field(ge=0, le=256), Number] | None = None
     latent_dim: Size = 2
+    decoder_std: Weight = 0.0
     widths: Annotated[tuple[Size, ...], Field(min_length=1, max_length=16), List] = (128, 128)
     beta_rec: Weight = 0.2
     beta_kl: Weight = 0.3
@@ -133,6 +134,12 @@ class RunConfig(BaseModel):
             raise ValueError(f"device={self.device!r} is one GPU, but devices={self.devices}; use device='cuda'")
         if self.channels_last and self.dataset in DATASETS["points"]:
             raise ValueError(f"channels_last=True is for images, but dataset={self.dataset!r}; leave it out")
+        if self.decoder_std and (self.dataset not in DATASETS["points"] or self.model == "wgan_gp" or self.latent_dim < 3):
+            given = f"dataset={self.dataset!r}, model={self.model!r} and latent_dim={self.latent_dim}"
+            raise ValueError(
+                f"decoder_std={self.decoder_std} takes the last two latent axes of an autoencoder of points for its noise, "
+                f"which {given} does not allow; use decoder_std=0, or latent_dim=4 with such a model"
+            )
         if self.model == "as_intro" and self.estimator == "u" and self.batch_size < 2:
             raise ValueError("estimator='u' needs batch_size of at least 2, got batch_size=1; use estimator='v'")
         return self

@@ -88,11 +88,44 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def mlp_autoencoder(data_dim: int, latent_dim: int, widths: Sequence[int]) -> Autoencoder:
-    """Autoencoder of the 2-D protocol: hidden layers of these widths, mirrored in the decoder; points (B, data_dim)."""
+def mlp_autoencoder(data_dim: int, latent_dim: int, widths: Sequence[int], decoder_std: float = 0.0) -> Autoencoder:
+    """Autoencoder of the 2-D protocol: hidden layers of these widths, mirrored in the decoder; points (B, data_dim).
+
+    decoder_std: σ of p(x|z) = N(Dec(z), σ² I). At 0 the decoder gives the mean, as published. Above it draws, with the
+    last data_dim of the n latent axes as its noise (`Drawing`), which the encoder leaves at the prior (`LeftAtPrior`).
+    """
+    noise_axes = data_dim if decoder_std else 0
     features = nn.Sequential(mlp([data_dim, *widths]), nn.ReLU())
-    encoder = nn.Sequential(features, GaussianHead(widths[-1], latent_dim))
-    return Autoencoder(encoder, mlp([latent_dim, *reversed(widths), data_dim]), latent_dim)
+    encoder = nn.Sequential(features, GaussianHead(widths[-1], latent_dim - noise_axes))
+    decoder: nn.Module = mlp([latent_dim - noise_axes, *reversed(widths), data_dim])
+    if decoder_std:
+        encoder.append(LeftAtPrior(noise_axes))
+        decoder = Drawing(decoder, decoder_std, noise_axes)
+    return Autoencoder(encoder, decoder, latent_dim)
+
+
+class Drawing(nn.Module):
+    """Draw x = Dec(z) + σ ε of p(x|z) = N(Dec(z), σ² I): (z, ε) (B, n + noise_axes) -> (B, noise_axes)."""
+
+    def __init__(self, mean: nn.Module, std: float, noise_axes: int) -> None:
+        super().__init__()
+        self.mean, self.std, self.noise_axes = mean, std, noise_axes
+
+    def forward(self, z: Tensor) -> Tensor:
+        drawn: Tensor = self.mean(z[:, : -self.noise_axes]) + self.std * z[:, -self.noise_axes :]
+        return drawn
+
+
+class LeftAtPrior(nn.Module):
+    """Widen a posterior over n axes by `axes` that are N(0, 1) whatever x is, so that they add nothing to any KL."""
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, q: Gaussian) -> Gaussian:
+        mean, logvar = (nn.functional.pad(part, (0, self.axes)) for part in q)
+        return Gaussian(mean, logvar)
 
 
 def mlp_gan(data_dim: int, latent_dim: int, widths: Sequence[int]) -> GAN:

@@ -1,4 +1,4 @@
-"""A grid of papermill runs on Dask: asintrovae-sweep GRID.yaml. Interrupted in any way, the same command goes on."""
+"""Grids of papermill runs on Dask: asintrovae-sweep GRID.yaml. Interrupted in any way, the same command goes on."""
 
 import argparse
 import json
@@ -215,14 +215,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--point" in arguments[:1]:
         return execute_point()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("grid", type=Path, help="YAML file: notebook, run_dir, fixed, axes, seeds")
+    parser.add_argument("grids", nargs="+", type=Path, metavar="grid", help="YAML file: notebook, run_dir, fixed, axes, seeds")
     parser.add_argument("--dry-run", action="store_true", help="list every point with its state")
     parser.add_argument("--table", action="store_true", help="write the table of what is finished, run nothing")
     parser.add_argument(
         "--ensemble", action="store_true", help="train points (2-D data only) together, in as few programs as fit"
     )
     parser.add_argument("--only", default="", metavar="TEXT", help="points whose name contains TEXT")
-    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="in place of the grid's run_dir")
+    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="in place of the run_dir of the grid, if it is one")
     parser.add_argument("--workers", type=int, metavar="N", help="runs at a time; by default one per core, or per GPU")
     parser.add_argument(
         "--scheduler",
@@ -231,7 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        return sweep(options)
+        if options.run_dir is not None and len(options.grids) > 1:
+            raise ParameterError(f"run_dir={str(options.run_dir)!r} would be that of {len(options.grids)} grids; give one grid")
+        return max([sweep(grid, options) for grid in options.grids])
     except ParameterError as error:
         print(f"asintrovae-sweep: {error}", file=sys.stderr)
         return 2
@@ -240,9 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def sweep(options: argparse.Namespace) -> int:
-    """What the options ask for; the exit status. Raises ParameterError."""
-    run_dir, everything = read_grid(options.grid, options.run_dir)
+def sweep(grid: Path, options: argparse.Namespace) -> int:
+    """What the options ask for of one grid; the exit status. Raises ParameterError."""
+    run_dir, everything = read_grid(grid, options.run_dir)
     states = {point.name: state(point) for point in everything}  # of all: no run is to be taken for another's
     points = [point for point in everything if options.only in point.name]
     if options.workers is not None and options.workers < 1:

@@ -25,6 +25,18 @@ from asintrovae import ParameterError, RunConfig
             "warmup=200 leaves nothing of the annealing: c reaches 1 after 200 of iterations=1000, before the game begins; "
             "shorten warmup or fix c in [0, 1]",
         ),
+        *(
+            (
+                {"decoder_std": 0.1, "latent_dim": 4} | parameters,
+                "decoder_std=0.1 takes the last two latent axes of an autoencoder of points for its noise, which "
+                f"{given} does not allow; use decoder_std=0, or latent_dim=4 with such a model",
+            )
+            for parameters, given in (
+                ({"latent_dim": 2}, "dataset='8gaussians', model='as_intro' and latent_dim=2"),
+                ({"model": "wgan_gp"}, "dataset='8gaussians', model='wgan_gp' and latent_dim=4"),
+                ({"dataset": "mnist"}, "dataset='mnist', model='as_intro' and latent_dim=4"),
+            )
+        ),
         (
             {"estimator": "u", "batch_size": 1},
             "estimator='u' needs batch_size of at least 2, got batch_size=1; use estimator='v'",

@@ -54,7 +54,14 @@ def test_a_member_reproduces_the_single_run_of_its_seed(tmp_path, model):
     assert histories[0] != histories[1] != histories[2]
 
 
-@pytest.mark.parametrize("parameters", [{"kernel": "product"}, {"kernel": "prior", "estimator": "u", "pairing": "real"}])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"kernel": "product"},
+        {"kernel": "prior", "estimator": "u", "pairing": "real"},
+        {"decoder_std": 0.1, "latent_dim": 4},
+    ],
+)
 def test_members_with_weights_c_of_their_own(tmp_path, parameters):
     configs = [tiny_config(tmp_path / str(c), model="as_intro", c=c, warmup=2, **parameters) for c in (0.0, 0.5, 1.0)]
     for config, result in zip(configs, train_ensemble(configs), strict=True):

@@ -96,6 +96,18 @@ def test_mlp_shapes_and_sizes():
     assert gan.decode(torch.zeros(5, 3)).shape == (5, 2)
 
 
+def test_a_decoder_that_draws_takes_its_noise_from_axes_the_encoder_leaves_at_the_prior():
+    model, x, z = mlp_autoencoder(2, 5, (8,), decoder_std=0.25), torch.randn(6, 2), torch.randn(6, 5)
+    still = torch.cat([z[:, :3], torch.zeros(6, 2)], 1)
+    torch.testing.assert_close(model.decode(z) - model.decode(still), 0.25 * z[:, 3:])
+    q = model.encode(x)
+    assert q.mean.shape == q.logvar.shape == (6, 5)
+    torch.testing.assert_close(q.sample(z)[:, 3:], z[:, 3:])
+    plain = model.encoder[:-1](x)
+    assert plain.mean.shape == (6, 3)
+    torch.testing.assert_close(q.kl(), plain.kl())
+
+
 def test_log_variance_is_clamped_and_touches_nothing_else():
     model = mlp_autoencoder(2, 2, (8,))
     head = model.encoder[-1].linear

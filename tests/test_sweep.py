@@ -39,7 +39,7 @@ def grid_file(folder, **changes):
 
 
 def points_of(path):
-    return grid.read_grid(path)[1]
+    return grid.read_grid(Path(path))[1]
 
 
 def record(point, divergence=None, **metrics):
@@ -200,6 +200,21 @@ def test_a_run_with_other_parameters_is_refused_before_anything_starts(tmp_path,
             grid.state(other)
     else:  # nothing is evaluated yet
         assert grid.state(other).startswith("interrupted")
+
+
+def test_grids_are_taken_one_after_the_other_each_with_a_run_dir_of_its_own(tmp_path, capsys):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    paths = [str(grid_file(folder)) for folder in folders]
+    record(points_of(paths[1])[0])
+    assert sweep.main([*paths, "--table"]) == 0
+    assert capsys.readouterr().out == (
+        f"no table: no point is finished\n{folders[1] / 'runs' / 'table.csv'} and .parquet: 1 rows\n"
+    )
+    assert sweep.main([*paths, "--table", "--run-dir", str(tmp_path)]) == 2
+    assert f"run_dir='{tmp_path}' would be that of 2 grids; give one grid" in capsys.readouterr().err
+    assert sweep.main([paths[0], str(tmp_path / "missing.yaml"), "--dry-run"]) == 2
 
 
 def test_the_table_has_a_row_for_every_finished_or_diverged_point(tmp_path, capsys):

@@ -102,6 +102,7 @@ small = st.fixed_dictionaries(
         **{name: st.floats(0, 10) | st.just(1e9) for name in ("distance_weight", "gradient_penalty")},
         "alpha": st.floats(1e-6, 1e6),
         "kl_annealing": st.floats(0, 1),
+        "decoder_std": st.just(0.0) | st.floats(0, 1e9),
         "kernel": st.sampled_from(FIELDS["kernel"]["enum"]),
         "estimator": st.sampled_from(["v", "u"]),
         "pairing": st.sampled_from(FIELDS["pairing"]["enum"]),
