@@ -138,7 +138,7 @@ class RunConfig(BaseModel):
             given = f"dataset={self.dataset!r}, model={self.model!r} and latent_dim={self.latent_dim}"
             raise ValueError(
                 f"decoder_std={self.decoder_std} takes the last two latent axes of an autoencoder of points for its noise, "
-                f"which {given} does not allow; use decoder_std=0, or latent_dim=4 with such a model"
+                f"which {given} do not allow; use decoder_std=0, or an autoencoder of points with latent_dim of at least 3"
             )
         if self.model == "as_intro" and self.estimator == "u" and self.batch_size < 2:
             raise ValueError("estimator='u' needs batch_size of at least 2, got batch_size=1; use estimator='v'")

@@ -162,7 +162,7 @@ def information_per_axis(q: Gaussian, noise: Tensor) -> Tensor:
 
 
 def sample(model: Autoencoder | GAN, count: int, seed: int) -> Tensor:
-    """`count` images Dec(z), z ~ p(z), in evaluation mode; the seed fixes z."""
+    """`count` images decoded from z ~ p(z), in evaluation mode; the seed fixes z."""
     return torch.cat(list(samples(model, count, seed)))
 
 

@@ -54,7 +54,7 @@ class Autoencoder(nn.Module):
         return posterior
 
     def decode(self, z: Tensor) -> Tensor:
-        """Image Dec(z) of z (B, n)."""
+        """Image Dec(z) of z (B, n); with `Drawing` a draw about it."""
         return full_precision(self.decoder(z))
 
 
@@ -92,7 +92,8 @@ def mlp_autoencoder(data_dim: int, latent_dim: int, widths: Sequence[int], decod
     """Autoencoder of the 2-D protocol: hidden layers of these widths, mirrored in the decoder; points (B, data_dim).
 
     decoder_std: σ of p(x|z) = N(Dec(z), σ² I). At 0 the decoder gives the mean, as published. Above it draws, with the
-    last data_dim of the n latent axes as its noise (`Drawing`), which the encoder leaves at the prior (`LeftAtPrior`).
+    last data_dim of the n > data_dim latent axes as its noise (`Drawing`), which the encoder leaves at the prior
+    (`LeftAtPrior`).
     """
     noise_axes = data_dim if decoder_std else 0
     features = nn.Sequential(mlp([data_dim, *widths]), nn.ReLU())
@@ -105,7 +106,7 @@ def mlp_autoencoder(data_dim: int, latent_dim: int, widths: Sequence[int], decod
 
 
 class Drawing(nn.Module):
-    """Draw x = Dec(z) + σ ε of p(x|z) = N(Dec(z), σ² I): (z, ε) (B, n + noise_axes) -> (B, noise_axes)."""
+    """Draw x = Dec(z) + σ ε of p(x|z) = N(Dec(z), σ² I): (B, n) -> (B, noise_axes), ε the last noise_axes of the n axes."""
 
     def __init__(self, mean: nn.Module, std: float, noise_axes: int) -> None:
         super().__init__()
@@ -117,7 +118,10 @@ class Drawing(nn.Module):
 
 
 class LeftAtPrior(nn.Module):
-    """Widen a posterior over n axes by `axes` that are N(0, 1) whatever x is, so that they add nothing to any KL."""
+    """Widen a posterior over n axes by `axes` that are N(0, 1) whatever x is, so that they add nothing to any KL.
+
+    In the AS-Distance they cancel too, but a mean over the axes divides by their number.
+    """
 
     def __init__(self, axes: int) -> None:
         super().__init__()

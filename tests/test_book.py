@@ -106,7 +106,8 @@ def browser_page(built_book):
         page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type == "error" else None)
         page.on("pageerror", lambda e: wrong.append(f"error: {e}"))
         page.on("response", lambda r: wrong.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
-        page.on("requestfailed", lambda r: wrong.append(f"{r.failure}: {r.url}"))
+        # "aborted" is what the browser gives up because the page is left
+        page.on("requestfailed", lambda r: None if "ABORTED" in (r.failure or "") else wrong.append(f"{r.failure}: {r.url}"))
         page.on("request", lambda r: None if r.url.startswith(own) else wrong.append(f"external: {r.url}"))
         yield page, base, wrong
         browser.close()

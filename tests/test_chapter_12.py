@@ -218,7 +218,10 @@ def test_with_a_decoder_that_draws_the_two_models_are_not_told_apart(near_floor)
     for column in range(3):
         soft, adversarial = (np.log(near_floor[model][:, column]) for model in ("soft_intro", "as_intro"))
         assert judged(soft - adversarial) == "undecided"
-    assert printed("12_toy_results", "accepted  KL").count("undecided") == 4
+    text = printed("12_toy_results", "accepted  KL")
+    assert text.count("undecided") == 4
+    assert "accepted  KL   0 of 5" in text
+    assert "accepted  JSD  5 of 5" in text
 
 
 def test_recorded_pictures_are_those_of_the_scores(laptop):

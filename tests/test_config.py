@@ -29,7 +29,7 @@ from asintrovae import ParameterError, RunConfig
             (
                 {"decoder_std": 0.1, "latent_dim": 4} | parameters,
                 "decoder_std=0.1 takes the last two latent axes of an autoencoder of points for its noise, which "
-                f"{given} does not allow; use decoder_std=0, or latent_dim=4 with such a model",
+                f"{given} do not allow; use decoder_std=0, or an autoencoder of points with latent_dim of at least 3",
             )
             for parameters, given in (
                 ({"latent_dim": 2}, "dataset='8gaussians', model='as_intro' and latent_dim=2"),

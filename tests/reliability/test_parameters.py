@@ -197,7 +197,8 @@ def test_the_ends_of_every_range_can_be_used_or_are_refused(name, value, tmp_pat
     """On a machine of 4 GiB: two iterations, or one line before anything is asked for."""
     model = "wgan_gp" if name in ("critic_steps", "gradient_penalty") else "as_intro"
     monkeypatch.setattr("asintrovae.build.memory", lambda device: 4 * 2**30)
-    other = {"batch_size": value} if name == "devices" else {"warmup": 0} if name != "warmup" else {}
+    needs = {"devices": {"batch_size": value}, "warmup": {}, "decoder_std": {"warmup": 0, "latent_dim": 4}}
+    other = needs.get(name, {"warmup": 0})
     refused = None
     try:
         config = tiny_config(tmp_path, **{"model": model, "widths": (4,), "batch_size": 4, **other, name: value})
