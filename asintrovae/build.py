@@ -55,8 +55,8 @@ def new_model(config: RunConfig, shape: tuple[int, ...]) -> Autoencoder | GAN:
     """Networks for examples of this shape, on torch's default device, initialised by its default generator."""
     if len(shape) == 1:
         if config.model == "wgan_gp":
-            return mlp_gan(shape[0], config.latent_dim, config.widths)
-        return mlp_autoencoder(shape[0], config.latent_dim, config.widths, config.decoder_std)
+            return mlp_gan(shape[0], config.latent_dim, config.widths, config.fourier_features)
+        return mlp_autoencoder(shape[0], config.latent_dim, config.widths, config.decoder_std, config.fourier_features)
     build_conv = conv_gan if config.model == "wgan_gp" else conv_autoencoder
     return build_conv(shape, config.latent_dim, config.widths)
 

@@ -70,6 +70,7 @@ class RunConfig(BaseModel):
     latent_dim: Size = 2
     decoder_std: Weight = 0.0
     widths: Annotated[tuple[Size, ...], Field(min_length=1, max_length=16), List] = (128, 128)
+    fourier_features: Annotated[int, Field(ge=0, le=2**16), Number] = 0
     beta_rec: Weight = 0.2
     beta_kl: Weight = 0.3
     beta_neg: Weight = 0.9
@@ -134,6 +135,10 @@ class RunConfig(BaseModel):
             raise ValueError(f"device={self.device!r} is one GPU, but devices={self.devices}; use device='cuda'")
         if self.channels_last and self.dataset in DATASETS["points"]:
             raise ValueError(f"channels_last=True is for images, but dataset={self.dataset!r}; leave it out")
+        if self.fourier_features and self.dataset in DATASETS["images"]:
+            raise ValueError(
+                f"fourier_features={self.fourier_features} is for points, but dataset={self.dataset!r}; leave it out"
+            )
         if self.decoder_std and (self.dataset not in DATASETS["points"] or self.model == "wgan_gp" or self.latent_dim < 3):
             given = f"dataset={self.dataset!r}, model={self.model!r} and latent_dim={self.latent_dim}"
             raise ValueError(

@@ -80,25 +80,48 @@ class Score(nn.Linear):
         return full_precision(super().forward(features)).squeeze(1)
 
 
-def mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers of these sizes with ReLU between them: (B, sizes[0]) -> (B, sizes[-1])."""
-    layers: list[nn.Module] = []
-    for size_in, size_out in itertools.pairwise(sizes):
+FOURIER_SCALE = 2.0
+"""Deviation of the frequencies of `FourierFeatures` before training, in radians per unit of the input."""
+
+
+class FourierFeatures(nn.Module):
+    """Widen x (B, d) by sinusoids sin(W x + b), learnt with the rest: (B, d) -> (B, d + features).
+
+    An MLP learns sharp edges slowly from x alone, and fast from sinusoids of it (Tancik et al. 2020, where W is fixed).
+    """
+
+    def __init__(self, data_dim: int, features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(data_dim, features)
+        nn.init.normal_(self.linear.weight, std=FOURIER_SCALE)
+        nn.init.uniform_(self.linear.bias, -math.pi, math.pi)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.linear(x).sin()], dim=-1)
+
+
+def mlp(sizes: Sequence[int], fourier_features: int = 0) -> nn.Sequential:
+    """Linear layers of these sizes with ReLU between them, behind `FourierFeatures`: (B, sizes[0]) -> (B, sizes[-1])."""
+    layers: list[nn.Module] = [FourierFeatures(sizes[0], fourier_features)] if fourier_features else []
+    for size_in, size_out in itertools.pairwise([sizes[0] + fourier_features, *sizes[1:]]):
         layers += [nn.Linear(size_in, size_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
-def mlp_autoencoder(data_dim: int, latent_dim: int, widths: Sequence[int], decoder_std: float = 0.0) -> Autoencoder:
+def mlp_autoencoder(
+    data_dim: int, latent_dim: int, widths: Sequence[int], decoder_std: float = 0.0, fourier_features: int = 0
+) -> Autoencoder:
     """Autoencoder of the 2-D protocol: hidden layers of these widths, mirrored in the decoder; points (B, data_dim).
 
     decoder_std: σ of p(x|z) = N(Dec(z), σ² I). At 0 the decoder gives the mean, as published. Above it draws, with the
     last data_dim of the n > data_dim latent axes as its noise (`Drawing`), which the encoder leaves at the prior
     (`LeftAtPrior`).
+    fourier_features: how many sinusoids of their input both halves see beside it.
     """
     noise_axes = data_dim if decoder_std else 0
-    features = nn.Sequential(mlp([data_dim, *widths]), nn.ReLU())
+    features = nn.Sequential(mlp([data_dim, *widths], fourier_features), nn.ReLU())
     encoder = nn.Sequential(features, GaussianHead(widths[-1], latent_dim - noise_axes))
-    decoder: nn.Module = mlp([latent_dim - noise_axes, *reversed(widths), data_dim])
+    decoder: nn.Module = mlp([latent_dim - noise_axes, *reversed(widths), data_dim], fourier_features)
     if decoder_std:
         encoder.append(LeftAtPrior(noise_axes))
         decoder = Drawing(decoder, decoder_std, noise_axes)
@@ -132,10 +155,10 @@ class LeftAtPrior(nn.Module):
         return Gaussian(mean, logvar)
 
 
-def mlp_gan(data_dim: int, latent_dim: int, widths: Sequence[int]) -> GAN:
+def mlp_gan(data_dim: int, latent_dim: int, widths: Sequence[int], fourier_features: int = 0) -> GAN:
     """WGAN-GP pair of the same size as `mlp_autoencoder`."""
-    critic = nn.Sequential(mlp([data_dim, *widths]), nn.ReLU(), Score(widths[-1]))
-    return GAN(critic, mlp([latent_dim, *reversed(widths), data_dim]), latent_dim)
+    critic = nn.Sequential(mlp([data_dim, *widths], fourier_features), nn.ReLU(), Score(widths[-1]))
+    return GAN(critic, mlp([latent_dim, *reversed(widths), data_dim], fourier_features), latent_dim)
 
 
 class ResidualBlock(nn.Module):

@@ -38,6 +38,10 @@ from asintrovae import ParameterError, RunConfig
             )
         ),
         (
+            {"fourier_features": 8, "dataset": "mnist"},
+            "fourier_features=8 is for points, but dataset='mnist'; leave it out",
+        ),
+        (
             {"estimator": "u", "batch_size": 1},
             "estimator='u' needs batch_size of at least 2, got batch_size=1; use estimator='v'",
         ),

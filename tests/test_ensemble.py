@@ -60,6 +60,7 @@ def test_a_member_reproduces_the_single_run_of_its_seed(tmp_path, model):
         {"kernel": "product"},
         {"kernel": "prior", "estimator": "u", "pairing": "real"},
         {"decoder_std": 0.1, "latent_dim": 4},
+        {"fourier_features": 3},
     ],
 )
 def test_members_with_weights_c_of_their_own(tmp_path, parameters):

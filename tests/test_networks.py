@@ -1,7 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from asintrovae.networks import (
+    FOURIER_SCALE,
     LOGVAR_RANGE,
     PUBLISHED_WIDTHS,
     conv_autoencoder,
@@ -106,6 +109,20 @@ def test_a_decoder_that_draws_takes_its_noise_from_axes_the_encoder_leaves_at_th
     plain = model.encoder[:-1](x)
     assert plain.mean.shape == (6, 3)
     torch.testing.assert_close(q.kl(), plain.kl())
+
+
+def test_fourier_features_are_sinusoids_beside_the_input_and_learn():
+    model, gan, x = mlp_autoencoder(2, 3, (8,), fourier_features=5), mlp_gan(2, 3, (8,), fourier_features=5), torch.randn(6, 2)
+    features = model.encoder[0][0][0]
+    W, b = features.linear.weight, features.linear.bias
+    torch.testing.assert_close(features(x), torch.cat([x, torch.sin(x @ W.T + b)], 1))
+    for half, d, last in ((model.encoder, 2, 6), (model.decoder, 3, 2), (gan.critic, 2, 1), (gan.generator, 3, 2)):
+        assert size(half) == (d * 5 + 5) + ((d + 5) * 8 + 8) + (8 * last + last)
+    model.decode(model.encode(x).mean).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in features.parameters())
+    many = mlp_autoencoder(2, 2, (8,), fourier_features=20_000).encoder[0][0][0].linear
+    assert many.weight.std().item() == pytest.approx(FOURIER_SCALE, rel=0.05)
+    assert (many.bias.min().item(), many.bias.max().item()) == pytest.approx((-math.pi, math.pi), abs=0.01)
 
 
 def test_log_variance_is_clamped_and_touches_nothing_else():

@@ -103,6 +103,7 @@ small = st.fixed_dictionaries(
         "alpha": st.floats(1e-6, 1e6),
         "kl_annealing": st.floats(0, 1),
         "decoder_std": st.just(0.0) | st.floats(0, 1e9),
+        "fourier_features": st.integers(0, 8),
         "kernel": st.sampled_from(FIELDS["kernel"]["enum"]),
         "estimator": st.sampled_from(["v", "u"]),
         "pairing": st.sampled_from(FIELDS["pairing"]["enum"]),
