@@ -85,9 +85,9 @@ FOURIER_SCALE = 2.0
 
 
 class FourierFeatures(nn.Module):
-    """Widen x (B, d) by sinusoids sin(W x + b), learnt with the rest: (B, d) -> (B, d + features).
+    """Widen x (B, d) by sinusoids sin(Ω x + ω), learnt with the rest: (B, d) -> (B, d + features).
 
-    An MLP learns sharp edges slowly from x alone, and fast from sinusoids of it (Tancik et al. 2020, where W is fixed).
+    An MLP learns sharp edges slowly from x alone, and fast from sinusoids of it (Tancik et al. 2020, where Ω is fixed).
     """
 
     def __init__(self, data_dim: int, features: int) -> None:

@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from conftest import ROOT
+from conftest import ROOT, build, tiny_config
 from test_repository import repository, tool
+
+from asintrovae import evaluate, load_run, save_record, train
+from asintrovae.checkpoint import load_checkpoint
 
 NAME = "99_new_things"
 WORKFLOW = ROOT / ".github" / "workflows" / "book.yml"
@@ -160,3 +164,19 @@ def test_actions_are_pinned_by_what_they_contain():
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action), f"{action} can change under us"
         assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment), f"{action}: say which version that is"
     assert yaml.safe_load(WORKFLOW.read_text())["permissions"] == {"contents": "read"}
+
+
+def test_recorded_runs_keep_the_weights_that_are_evaluated_and_no_more(tmp_path):
+    run_dir = tmp_path / "study" / "form" / "0"
+    config = tiny_config(run_dir, model="soft_intro", ema=0.9)
+    data, model, objective = build(config)
+    result = train(model, objective, data, config)
+    save_record(config, result, evaluate(model, data, config))
+    assert any(name.startswith("optimizer.") for name in load_checkpoint(run_dir).tensors)
+    done = use(ROOT, "keep_weights", str(tmp_path / "study"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("study: 1 finished runs\n")
+    assert {name.split(".")[0] for name in load_checkpoint(run_dir).tensors} == {"model", "average"}
+    assert not list(run_dir.glob("*previous*"))
+    kept = load_run(run_dir).model.state_dict()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in model.state_dict().items())

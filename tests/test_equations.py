@@ -33,6 +33,7 @@ from asintrovae import (
 from asintrovae.metrics import active_units
 from asintrovae.networks import (
     STATISTICS_BATCHES,
+    FourierFeatures,
     ResidualBlock,
     conv_autoencoder,
     mlp_autoencoder,
@@ -383,6 +384,14 @@ def test_annealed_beta_kl_is_piecewise_linear(share):
     by_hand = np.interp(progress, [0, share], [0.15, 1.5])
     np.testing.assert_allclose([annealed(1.5, float(p), share) for p in progress], by_hand, rtol=1e-12)
     assert {annealed(1.5, float(p), 0.0) for p in progress} == {1.5}
+
+
+@equation("eq-results-fourier")
+def test_fourier_features_by_numpy():
+    features, u = FourierFeatures(3, 7), torch.randn(5, 3)
+    Omega, omega = (parameter.detach().numpy() for parameter in features.linear.parameters())
+    by_hand = np.concatenate([u.numpy(), np.sin(np.einsum("bd,fd->bf", u.numpy(), Omega) + omega)], axis=1)
+    np.testing.assert_allclose(features(u).detach().numpy(), by_hand, atol=1e-5)
 
 
 @equation("eq-images-precise")
