@@ -247,8 +247,12 @@ class EnsembleLoop(Loop):
         for k in self.running:
             self.results[k].history.append({"iteration": done} | {name: column[k] for name, column in columns.items()})
 
-    def save(self, done: int) -> bool:
-        """Save a checkpoint of every running member after `done` iterations; a member with weights not finite has diverged."""
+    def save(self, done: int, at_once: bool = False) -> bool:
+        """Save a checkpoint of every running member after `done` iterations.
+
+        A member whose weights are not finite has diverged. at_once: without meaning here, since
+        networks on points have no statistics.
+        """
         seconds = self.lap()
         tensors = collect(self.model, self.optimizers, self.averages)
         for k in self.running:

@@ -27,14 +27,19 @@ from asintrovae.data.decode import cores
 from asintrovae.ensemble import cost, refuse_misfits, run_ensemble, shape_of
 from asintrovae.grid import DONE, Point, extra, read_grid, state, write_table
 
+GRACE = 600.0
+"""Seconds that a run has to save when it is asked to end."""
+ENDING = threading.Event()
+"""In the process of a point: set once it was asked to end."""
 RUNNING: dict[str, "subprocess.Popen[bytes]"] = {}
 """In a Dask worker: the process of each point it runs, by run_dir."""
 
 
 def execute_point() -> int:
-    """In a process of its own: execute the point that the first line of stdin describes; 1, and the reason, if it failed.
+    """In a process of its own: execute the point that the first line of stdin describes.
 
-    Ends with its kernel when stdin does: whoever holds its other end, the Dask worker, is then gone or wants an end.
+    Returns 0, or 1 with the reason on stdout where it failed. When stdin ends, or SIGTERM comes, the
+    kernel is asked to end, which saves first: the Dask worker is then gone, or wants an end.
     """
     with extra():
         import psutil  # noqa: F401 (for end_with_stdin, whose thread nobody hears)
@@ -44,11 +49,12 @@ def execute_point() -> int:
     point.run_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         threading.Thread(target=end_with_stdin, args=[folder], daemon=True).start()
+        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=end, args=[folder]).start())
         with FileLock(point.run_dir / ".lock"):  # nothing runs twice at once, whoever asks for it
             try:
                 execute_notebook(point, folder)
             except PapermillExecutionError as error:
-                log(point, "failed")
+                log(point, "interrupted" if ENDING.is_set() else "failed")
                 print(reason(error))
                 return 1
     return 0
@@ -62,22 +68,46 @@ def execute_notebook(point: Point, folder: str) -> None:
     if state(point) in DONE:  # by another sweep, or before the news reached the scheduler
         return
     log(point, "started")
-    # Of kernels that start at once one could take the other's port before it listens there; files are their own.
-    sockets = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}} if os.name == "posix" else {})
+    manager: dict[str, Any] = {"shutdown_wait_time": GRACE}  # it would kill the kernel after 5 s
+    if os.name == "posix":
+        # Of two kernels that start at once one could take the port that the other has chosen.
+        manager |= {"transport": "ipc", "ip": f"{folder}/kernel"}
+    config = Config({"KernelManager": manager})
     output = f"{point.parameters['run_dir']}/notebook.ipynb"
-    papermill.execute_notebook(point.notebook, output, point.parameters, progress_bar=False, config=sockets)
+    papermill.execute_notebook(point.notebook, output, point.parameters, progress_bar=False, config=config)
     log(point, "ended")
 
 
 def end_with_stdin(folder: str) -> None:
-    """Wait for the end of stdin, then end all processes below this one and this one."""
+    """Wait for the end of stdin, then `end` this process."""
+    os.read(0, 1)  # nothing is written after the first line
+    end(folder)
+
+
+def end(folder: str) -> None:
+    """Ask the kernel below this process to end, which saves first, and wait until it has.
+
+    The notebook then fails in the main thread, which ends this process. Without a kernel the main
+    thread waits for one, or for another process's lock: this process ends at once then.
+    """
     import psutil
 
-    os.read(0, 1)  # nothing is written after the first line
+    ENDING.set()
+    asked: set[int] = set()
+    deadline, without_kernel = time.monotonic() + GRACE, 0
+    while time.monotonic() < deadline and without_kernel < 20:
+        kernels = psutil.Process().children()
+        without_kernel = 0 if kernels else without_kernel + 1
+        for kernel in kernels:
+            if kernel.pid not in asked:
+                asked.add(kernel.pid)
+                with suppress(psutil.Error):
+                    kernel.terminate()
+        time.sleep(0.25)
     family = psutil.Process().children(recursive=True)
-    for child in family:
+    for process in family:
         with suppress(psutil.Error):
-            child.kill()
+            process.kill()
     psutil.wait_procs(family, 5)  # the lock is ours until they are gone
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
@@ -124,10 +154,14 @@ def dask_setup(_: Any) -> None:
 
 
 def end_points(run_dirs: Sequence[str]) -> None:
-    """On a Dask worker: end the processes of these points, if they run here."""
-    for run_dir in run_dirs:
-        if (process := RUNNING.get(run_dir)) is not None and process.stdin is not None:
+    """On a Dask worker: ask the processes of these points to end, if they run here, and wait."""
+    processes = [RUNNING[run_dir] for run_dir in run_dirs if run_dir in RUNNING]
+    for process in processes:
+        if process.stdin is not None:
             process.stdin.close()
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
 
 
 def run_points(client: Any, points: list[Point], gpus: Sequence[str], bar: Any) -> int:
@@ -148,6 +182,7 @@ def run_points(client: Any, points: list[Point], gpus: Sequence[str], bar: Any) 
             bar.update()
     except KeyboardInterrupt:
         client.cancel(futures)
+        bar.write("the runs save first; another Ctrl-C does not wait for them", file=sys.stderr)
         client.run(end_points, [str(point.run_dir) for point in points], on_error="ignore")
         raise
     return failed
@@ -210,7 +245,10 @@ def run_together(points: list[Point]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line. Returns 0, 1 if a point failed, 2 for a grid that is wrong, 130 after Ctrl-C."""
+    """Command line.
+
+    Returns 0, 1 if a point failed, 2 for a grid that is wrong, 130 after Ctrl-C or SIGTERM.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--point" in arguments[:1]:
         return execute_point()
@@ -230,6 +268,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="tcp://... of a running Dask cluster, whose workers have this package and these folders",
     )
     options = parser.parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # how a batch system says Ctrl-C
     try:
         if options.run_dir is not None and len(options.grids) > 1:
             raise ParameterError(f"run_dir={str(options.run_dir)!r} would be that of {len(options.grids)} grids; give one grid")

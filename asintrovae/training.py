@@ -187,7 +187,7 @@ class Loop:
                 break
             if log:
                 self.log(i + 1, terms)
-            if (save or stop) and (not self.save(i + 1) or stop):
+            if (save or stop) and (not self.save(i + 1, at_once=bool(stop)) or stop):
                 break
 
     def iterate(self, i: int) -> dict[str, Tensor]:
@@ -256,25 +256,33 @@ class Loop:
         restore(checkpoint, self.model, self.optimizers, self.averages)
         self.start = checkpoint.meta["iteration"]
         self.result = TrainingResult(checkpoint.meta["history"], checkpoint.meta["seconds"])
+        if checkpoint.meta.get("saved_at_once"):
+            self.save(self.start)
 
     def log(self, done: int, terms: dict[str, Tensor]) -> None:
         """Add a row to the history; waits for the device."""
         self.result.history.append({"iteration": done} | {name: float(value) for name, value in terms.items()})
 
-    def save(self, done: int) -> bool:
-        """Save a checkpoint after `done` iterations; False, and no checkpoint, where the weights are not finite."""
-        halves = dict(self.model.named_children()) | self.averages
-        precise_batchnorm(halves, self.fixed_batch, self.config.latent_dim, self.config.seed)
+    def save(self, done: int, at_once: bool = False) -> bool:
+        """Save a checkpoint after `done` iterations; False where the weights are not finite.
+
+        at_once: leave out what can be computed again when the run goes on, the statistics of
+            BatchNorm and the sheet of samples, since who asked the run to end may wait for seconds
+            only.
+        """
+        if not at_once:
+            halves = dict(self.model.named_children()) | self.averages
+            precise_batchnorm(halves, self.fixed_batch, self.config.latent_dim, self.config.seed)
         self.result.seconds += self.lap()
         tensors = collect(self.model, self.optimizers, self.averages)
         if not all_finite(tensors):  # a broken gradient shows in the weights before it shows in a term
             self.result.divergence = Divergence(done - 1, "weights")
             return False
         if world()[0] == 0:  # all processes hold the same
-            save_checkpoint(
-                self.run_dir, Checkpoint(tensors, describe(done, self.result, self.config, self.objective, self.data))
-            )
-            self.show_progress(done)
+            meta = describe(done, self.result, self.config, self.objective, self.data)
+            save_checkpoint(self.run_dir, Checkpoint(tensors, {**meta, "saved_at_once": at_once}))
+            if not at_once:
+                self.show_progress(done)
         self.fabric.barrier()
         return True
 

@@ -4,14 +4,17 @@
 
 The processes may be on several machines that share the folder run_dir. Beside the parameters result.json is written.
 Told to end by SIGTERM or SIGINT, for which torchrun leaves them half a minute, they save first; the same line then goes on.
-With --while-stdin-is-open they end when whoever holds the other end does, killed kernels included.
+With --while-stdin-is-open they do the same when whoever holds the other end is gone, killed or not.
 """
 
+import io
 import json
 import logging
 import os
+import signal
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,13 +40,29 @@ def main(path: Path) -> None:
         path.with_name("result.json").write_text(json.dumps(asdict(result)))
 
 
+class _StandardError(io.TextIOWrapper):
+    """Standard error of a process that goes on when nobody reads it any more."""
+
+    def write(self, text: str) -> int:
+        """As of any text file; what cannot be written is left out."""
+        with suppress(BrokenPipeError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As of any text file."""
+        with suppress(BrokenPipeError):
+            super().flush()
+
+
 def end_with_stdin() -> None:
-    """Wait for the end of stdin, then end this process at once: nobody is left to train for."""
-    os.read(0, 1)  # nothing is ever written; unlike a read of sys.stdin it does not hold up the end of the process
-    os._exit(1)
+    """Wait for the end of stdin, then ask this process to end as by SIGTERM: it saves first."""
+    os.read(0, 1)  # nothing is ever written; a read of sys.stdin would hold up the process's end
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
     if "--while-stdin-is-open" in sys.argv:
+        sys.stderr = _StandardError(io.FileIO(2, "w", closefd=False), write_through=True)
         threading.Thread(target=end_with_stdin, daemon=True).start()
     main(Path(sys.argv[1]))

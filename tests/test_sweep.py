@@ -369,7 +369,7 @@ def the_killed_run_went_on_and_was_completed_once(runs, seen):
     assert any("spawn_main" in word for word in seen["worker"]), seen["worker"]  # it was a Dask worker
     assert (seen["alive"], seen["kernels"]) == ([], 1), "the first process of the run or its kernel was still there"
     assert 20 <= seen["at"] < 1000, "not in the middle"
-    assert events(runs / KILLED) == ["started", "started", "ended"]
+    assert events(runs / KILLED) == ["started", "interrupted", "started", "ended"]
     assert events(runs / OTHER) == ["started", "ended"]
     for name in (KILLED, OTHER):
         assert {"record.json", "history.csv", "notebook.ipynb", "samples.png"} <= {file.name for file in (runs / name).iterdir()}
@@ -432,7 +432,8 @@ def only_what_is_missing_runs_and_ctrl_c_ends_everything(path, runs, capsys):
     assert "Traceback" not in error
     assert "1/2" in error, "finished points count from the start"
     assert not psutil.wait_procs(family, timeout=10)[1]
-    assert (events(runs / KILLED), events(runs / OTHER)) == (["started"], ["started", "ended"])
+    assert events(runs / KILLED) == ["started", "interrupted"]
+    assert events(runs / OTHER) == ["started", "ended"]
     assert sweep.main([str(path), "--dry-run", "--only", "good"]) == 0
     interrupted, finished, _ = capsys.readouterr().out.splitlines()
     assert re.fullmatch(rf"{KILLED}  interrupted at iteration [1-9]\d* of 1000", interrupted)

@@ -15,7 +15,7 @@ from conftest import ROOT, build, tiny_config
 from image_layouts import save
 from killing import Forked, Tally, compare, config_of, kill_at_every_line, kill_at_random, lines_of_a_save, whole_run
 
-from asintrovae import build_data, ensemble, train
+from asintrovae import build_data, ensemble, interruption, train
 from asintrovae.checkpoint import CURRENT, load_checkpoint
 from asintrovae.ensemble import train_ensemble
 
@@ -173,11 +173,49 @@ def test_a_signal_ends_the_run_after_the_iteration_it_comes_in(tmp_path, before,
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
 
 
+def test_a_second_ctrl_c_acts_as_outside(tmp_path, before, monkeypatch):
+    monkeypatch.setattr(interruption, "SAME_REQUEST", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train_told(tiny_config(tmp_path), 13, signal.SIGINT, signal.SIGINT)
+    assert before == [signal.SIGINT]
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 @each_signal
-def test_a_second_signal_acts_as_outside(tmp_path, before, number, error):
-    with pytest.raises(error):
-        train_told(tiny_config(tmp_path), 13, number, number)
-    assert before == [number]
+def test_a_repeated_request_does_not_end_the_run_before_it_has_saved(tmp_path, before, number, error, second):
+    """A Jupyter client that is interrupted sends SIGINT, and SIGTERM 2.5 seconds later."""
+    with pytest.raises(error, match=way_out(number, str(tmp_path))):
+        train_told(tiny_config(tmp_path), 13, number, second)
+    assert before == []
+    assert load_checkpoint(tmp_path).meta["iteration"] == 14
+
+
+def test_a_run_of_images_saved_at_once_ends_like_one_that_was_left_alone(tmp_path, before):
+    """Its checkpoint lacks the statistics of BatchNorm and the sheet of samples; resuming adds them."""
+    images = {"dataset": "mnist-subset", "widths": [2, 2], "latent_dim": 2, "batch_size": 8, "ema": 0.9}
+    images |= {"iterations": 6, "checkpoint_every": 6, "evaluation_samples": 16}
+    told, whole = (tiny_config(tmp_path / name, **images) for name in ("told", "whole"))
+
+    class AtTheLast(Telling):
+        """The statistics of the untrained model have asked for every batch already."""
+
+        def batch(self, index):
+            x = self.data.batch(index)
+            if index == self.at and (tmp_path / "told" / CURRENT).exists():
+                signal.raise_signal(signal.SIGTERM)
+            return x
+
+    data, model, objective = build(told)
+    with pytest.raises(SystemExit):
+        train(model, objective, AtTheLast(data, 5), told)
+    saved = load_checkpoint(tmp_path / "told")
+    assert (saved.meta["iteration"], saved.meta["saved_at_once"]) == (6, True)
+    assert [path.name for path in (tmp_path / "told" / "progress").iterdir()] == ["0000000.png"]
+    (_, model), (_, other) = train_told(told, None), train_told(whole, None)
+    for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    sheets = [sorted((tmp_path / name / "progress").iterdir()) for name in ("told", "whole")]
+    assert [path.read_bytes() for path in sheets[0]] == [path.read_bytes() for path in sheets[1]]
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path):
