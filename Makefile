@@ -9,7 +9,7 @@ PACKAGE := $(shell find asintrovae -name '*.py' -o -name '*.js')
 RUNS := book/runs/toy.ipynb book/runs/images.ipynb
 TIMED := $(BIN)/python book/tools/timed.py# seconds of every stage, for the benchmarks
 
-.PHONY: help setup runs chapters tables book serve pdf test chaos soak bench check new-chapter hooks browser format sync constraints audit repository clean
+.PHONY: help setup runs chapters tables book serve pdf test test-all chaos soak bench check new-chapter hooks browser format sync constraints audit repository clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,8 +56,11 @@ browser: ## install Debian's Chromium for the browser tests, where it is missing
 	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } \
 	  || echo "make browser: no chromium; install it (Debian: apt-get install chromium), or its tests are skipped" >&2
 
-test: setup browser check ## every test: style, types, package, equations, notebooks, book
-	$(TIMED) tests $(BIN)/python -m pytest -n 2 --dist loadgroup
+test: setup browser check ## style, types, package, equations, notebooks, book
+	$(TIMED) tests $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not weekly"
+
+test-all: setup browser check ## the same, and what takes too long for every change
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 bench: .venv/installed ## benchmarks as ratios of one run, on every core; fails where a target is missed
 	env -u OMP_NUM_THREADS $(BIN)/python -m benchmarks

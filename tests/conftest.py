@@ -54,3 +54,11 @@ def small_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from small_book import build_small_book
 
     return build_small_book(tmp_path_factory.mktemp("small") / "book")
+
+
+@pytest.fixture(scope="session")
+def reader(tmp_path_factory: pytest.TempPathFactory):
+    """The machine of a reader, with the built wheel alone."""
+    from rehearsal import wheel_alone
+
+    return wheel_alone(tmp_path_factory.mktemp("reader"))
