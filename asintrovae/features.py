@@ -123,7 +123,7 @@ def _kept(path: Path, key: dict[str, str]) -> Tensor | None:
             return None
         with safe_open(path, framework="pt") as file:
             header: dict[str, str] = file.metadata() or {}
-            features: Tensor = file.get_tensor("features")
+            features: Tensor = file.get_tensor("features").clone()  # else the file stays mapped
         other = [f"{name}={header.get(name)!r} instead of {key[name]!r}" for name in key if header.get(name) != key[name]]
         if not other and header.get("sha256") == sha256(features):
             return features

@@ -49,7 +49,7 @@ def _histogram_density(points: Tensor, extent: tuple[float, float], bins: int, n
     if points.dim() != 2 or points.shape[1] != 2 or not bool(points.isfinite().all()):
         raise ValueError(f"{name} must be finite points of shape (count, 2), got shape {tuple(points.shape)}")
     low, high = extent
-    counts = torch.histogramdd(points.detach().double().cpu(), [bins, bins], range=[low, high, low, high]).hist
+    counts = torch.histogramdd(points.detach().cpu().double(), [bins, bins], range=[low, high, low, high]).hist
     if counts.sum() == 0:
         raise ValueError(f"{name} has no point inside extent={extent}²")
     return counts / counts.sum() / ((high - low) / bins) ** 2
@@ -80,7 +80,7 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (F,) and unbiased covariance (F, F) of features (N, F), N ≥ 2, in float64."""
-    features = features.double()
+    features = features.cpu().double()  # some devices, as mps, have no float64
     return features.mean(0), features.T.cov()
 
 
@@ -102,7 +102,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
     for name, features in (("real", real), ("fake", fake)):
         if len(features) <= k:
             raise ValueError(f"{name} has {len(features)} examples, k={k} neighbours need at least {k + 1}; give more of them")
-    real, fake = real.double(), fake.double()
+    real, fake = real.cpu().double(), fake.cpu().double()  # mps has no float64
     return PrecisionRecall(_share_covered(fake, real, k), _share_covered(real, fake, k))
 
 

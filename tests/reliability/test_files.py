@@ -1,0 +1,125 @@
+"""Files that several writers share, that are links, or that a killed writer has left."""
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import build, tiny_config
+from safetensors.torch import save_file
+
+from asintrovae import load_run, save_record, train
+from asintrovae.checkpoint import CURRENT, PREVIOUS, load_checkpoint
+from asintrovae.data.files import STALE, write_atomically
+from asintrovae.features import _kept
+
+
+def write_often(path, count, previous=None, writers=3):
+    """Let threads write one file at the same time; returns the errors."""
+    errors = []
+
+    def go(letter):
+        for _ in range(count):
+            try:
+                write_atomically(path, letter * 10**5, previous)
+            except OSError as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=go, args=[bytes([65 + k])]) for k in range(writers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+@pytest.mark.parametrize("previous", [None, "table.previous.csv"])
+def test_writers_of_one_file_do_not_disturb_each_other(tmp_path, previous):
+    older = None if previous is None else tmp_path / previous
+    assert write_often(tmp_path / "table.csv", 60, older) == []
+    files = [tmp_path / "table.csv", *([] if older is None else [older])]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    for path in files:
+        content = path.read_bytes()
+        assert len(content) == 10**5
+        assert len(set(content)) == 1
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_permissions_follow_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "a", b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~mask
+
+
+def test_leftovers_of_killed_writers_are_removed_and_files_in_use_are_not(tmp_path):
+    path = tmp_path / "a[1].json"
+    names = {"a[1].json.tmp": STALE + 9, "a[1].json.0a1b2c3d.tmp": STALE + 9}
+    names |= {"a[1].json.99999999.tmp": STALE - 99, "a1.json.0a1b2c3d.tmp": STALE + 9}
+    for name, age in names.items():
+        (tmp_path / name).write_bytes(b"part")
+        now = (tmp_path / name).stat().st_mtime
+        os.utime(tmp_path / name, (now - age, now - age))
+    write_atomically(path, b"whole")
+    left = {"a[1].json", "a[1].json.99999999.tmp", "a1.json.0a1b2c3d.tmp"}
+    assert {found.name for found in tmp_path.iterdir()} == left
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "disk").mkdir()
+    target, link = tmp_path / "disk" / "kept", tmp_path / "a"
+    link.symlink_to(Path("disk") / "kept")
+    for content in (b"1", b"2", b"3"):
+        write_atomically(link, content, previous=tmp_path / "b")
+    assert link.is_symlink()
+    assert (target.read_bytes(), (tmp_path / "b").read_bytes()) == (b"3", b"2")
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["kept"]
+
+
+def mapped(folder):
+    """Files below a folder that this process maps into its memory."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return [line for line in lines if str(folder) in line]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc/self/maps: not Linux")
+def test_what_has_been_read_is_not_mapped(tmp_path):
+    """Windows cannot replace a file that is mapped."""
+    config = tiny_config(tmp_path / "run", iterations=30)
+    data, model, objective = build(config)
+    result = train(model, objective, data, config)
+    save_record(config, result, {})
+    checkpoint, run = load_checkpoint(tmp_path / "run"), load_run(tmp_path / "run")
+    assert {CURRENT, PREVIOUS} <= {path.name for path in (tmp_path / "run").iterdir()}
+    save_file({"features": torch.rand(3, 2)}, tmp_path / "cached.safetensors", {"sha256": ""})
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert _kept(tmp_path / "cached.safetensors", {}) is None
+    assert mapped(tmp_path) == []
+    assert checkpoint.meta["iteration"] == run.config.iterations == 30
+
+
+def test_a_run_that_goes_on_maps_no_checkpoint(tmp_path):
+    config = tiny_config(tmp_path)
+    data, model, objective = build(config)
+    seen = []
+
+    class Watched:
+        def __init__(self, stop):
+            self.stop = stop
+
+        def batch(self, index):
+            if index == self.stop:
+                raise InterruptedError
+            seen.append(len(mapped(tmp_path)) if Path("/proc/self/maps").exists() else 0)
+            return data.batch(index)
+
+    with pytest.raises(InterruptedError):
+        train(model, objective, Watched(15), config)
+    train(model, objective, Watched(None), config)
+    assert len(seen) > 20
+    assert not any(seen)
