@@ -13,6 +13,7 @@ from asintrovae.features import FeatureNetwork, real_features
 from asintrovae.gaussian import Gaussian
 from asintrovae.networks import GAN, Autoencoder, evaluating
 from asintrovae.randomness import generator_for
+from asintrovae.ranges import clamped, refuse_other_range
 
 
 class Divergences(NamedTuple):
@@ -114,13 +115,30 @@ def _share_covered(points: Tensor, members: Tensor, k: int) -> float:
     return float(covered.double().mean())
 
 
+def refuse_unlike(x: Tensor, x_hat: Tensor) -> None:
+    """Raise ValueError for shapes that differ, and for images (B, C, H, W) in another range than [0, 1]."""
+    if x.shape != x_hat.shape:
+        raise ValueError(f"x has shape {tuple(x.shape)}, x_hat {tuple(x_hat.shape)}; give one reconstruction for each image")
+    if x.dim() == 4:
+        refuse_other_range("x", x)
+        refuse_other_range("x_hat", x_hat, generated=True)
+
+
 def mse(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Mean squared error per pixel of images (B, C, H, W); averaged over all, a scalar."""
+    """Return the mean squared error of images (B, C, H, W) in [0, 1], or points (B, 2), over all values; a scalar.
+
+    Raises ValueError as `refuse_unlike`.
+    """
+    refuse_unlike(x, x_hat)
     return (x - x_hat).square().mean()
 
 
 def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of images (B, C, H, W) in [0, 1], per image, then averaged; infinite where equal."""
+    """Return the peak signal-to-noise ratio in dB of images (B, C, H, W) in [0, 1], per image, then averaged.
+
+    It is infinite where they are equal. Raises ValueError as `refuse_unlike`.
+    """
+    refuse_unlike(x, x_hat)
     from asintrovae._torchvision import torchvision  # noqa: F401 (torchmetrics imports it, so it must be repaired first)
 
     from torchmetrics.functional.image import peak_signal_noise_ratio  # isort: skip (slow: only where it is needed)
@@ -130,10 +148,12 @@ def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def ssim(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Structural similarity of images (B, C, H, W) in [0, 1], at most 1, per image, then averaged (Wang et al. 2004).
+    """Return the structural similarity of images (B, C, H, W) in [0, 1], at most 1, per image, then averaged.
 
-    Gaussian window of 11 pixels, σ = 1.5; torchmetrics mirrors the image at its border and averages over all of it.
+    Wang et al. 2004: Gaussian window of 11 pixels, σ = 1.5; torchmetrics mirrors the image at its
+    border and averages over all of it. Raises ValueError as `refuse_unlike`.
     """
+    refuse_unlike(x, x_hat)
     from asintrovae._torchvision import torchvision  # noqa: F401
 
     from torchmetrics.functional.image import structural_similarity_index_measure  # isort: skip
@@ -177,7 +197,12 @@ def samples(model: Autoencoder | GAN, count: int, seed: int) -> Iterator[Tensor]
 
 
 def reconstruct(model: Autoencoder, x: Tensor) -> tuple[Tensor, Gaussian]:
-    """Reconstructions Dec(μ(x)) from the posterior MEAN, and the posteriors, in evaluation mode."""
+    """Return reconstructions Dec(μ(x)) from the posterior MEAN, and the posteriors, in evaluation mode.
+
+    x: points (B, 2) or images (B, C, H, W) in [0, 1]. Raises ValueError for images in another range.
+    """
+    if x.dim() == 4:
+        refuse_other_range("x", x, generated=True)
     with evaluating(model):
         posteriors = [model.encode(part) for part in torch.split(x, 1000)]
         images = torch.cat([model.decode(q.mean) for q in posteriors])
@@ -198,7 +223,7 @@ def evaluate(
     if isinstance(data, ToyData):
         metrics |= evaluate_points(real, sample(model, len(real), config.seed), data)
     if features is not None:
-        fake = torch.cat([features(part) for part in samples(model, len(real), config.seed)])
+        fake = torch.cat([features(clamped(part)) for part in samples(model, len(real), config.seed)])
         metrics |= evaluate_features(real_features(features, real, config.dataset, "test"), fake, features.name)
     if isinstance(model, Autoencoder):
         x_r, q = reconstruct(model, real)
