@@ -217,6 +217,7 @@ def evaluate(
     Points: the four divergences, modes found where the data have isolated ones, share of samples outside the histogram.
     Images: PSNR, SSIM, MSE of reconstructions clamped to [0, 1]; with a feature network, from `build_features`, the
     measures of `evaluate_features`. Autoencoders: active units and mean KL in nats.
+    A measure that these examples do not allow is None, and "not_measured" then holds name -> reason.
     """
     real = data.evaluation(config.evaluation_samples)
     metrics: dict[str, Any] = {"evaluation_samples": len(real)}
@@ -227,7 +228,9 @@ def evaluate(
         metrics |= evaluate_features(real_features(features, real, config.dataset, "test"), fake, features.name)
     if isinstance(model, Autoencoder):
         x_r, q = reconstruct(model, real)
-        metrics |= {"active_units": active_units(q), "kl": float(q.kl().mean())}
+        metrics |= {"active_units": active_units(q) if len(real) > 1 else None, "kl": float(q.kl().mean())}
+        if len(real) < 2:
+            metrics.setdefault("not_measured", {})["active_units"] = too_few(2, len(real))
         x_r = x_r if isinstance(data, ToyData) else x_r.clamp(0, 1)
         metrics["mse"] = float(mse(real, x_r))
         if isinstance(data, ImageData):
@@ -238,27 +241,42 @@ def evaluate(
 def evaluate_features(real: Tensor, fake: Tensor, network: str) -> dict[str, Any]:
     """Fréchet distance, precision and recall between features (N, F) of test and of generated images, N of either.
 
-    Each is named after the network; only that of "inception" is called fid. NaN where a generated image is not finite.
+    Each is named after the network; only that of "inception" is called fid. NaN where a generated image is not finite;
+    None where there are too few images, and "not_measured" then holds name -> reason.
     """
-    name = network.replace("-", "_")
-    distance, shares = math.nan, PrecisionRecall(math.nan, math.nan)
+    name, count = network.replace("-", "_"), min(len(real), len(fake))
+    distance = "fid" if network == "inception" else f"frechet_{name}"
+    least = {distance: 2, f"precision_{name}": 4, f"recall_{name}": 4}
+    values: dict[str, float | None] = dict.fromkeys(least, math.nan)
     if bool(fake.isfinite().all()):
-        distance, shares = float(frechet_distance(*moments(real), *moments(fake))), precision_recall(real, fake)
-    return {
-        "feature_samples": len(real),
-        "fid" if network == "inception" else f"frechet_{name}": distance,
-        f"precision_{name}": shares.precision,
-        f"recall_{name}": shares.recall,
-    }
+        values = dict.fromkeys(least)
+        if count >= least[distance]:
+            values[distance] = float(frechet_distance(*moments(real), *moments(fake)))
+        if count >= 4:
+            values |= dict(zip(list(least)[1:], precision_recall(real, fake), strict=True))
+    reasons = {measure: too_few(least[measure], count) for measure, value in values.items() if value is None}
+    return {"feature_samples": len(real), **values} | ({"not_measured": reasons} if reasons else {})
+
+
+def too_few(needed: int, found: int) -> str:
+    """Return the reason why a measure is missing, where there are too few images."""
+    return f"needs at least {needed} images, got {found}"
 
 
 def evaluate_points(real: Tensor, fake: Tensor, data: ToyData) -> dict[str, Any]:
-    """Metrics of generated points (N, 2) against real ones; "outside" is the share of points the histogram misses."""
+    """Metrics of generated points (N, 2) against real ones; "outside" is the share of points the histogram misses.
+
+    Without a point inside the histogram the divergences are None, and "not_measured" holds name -> reason.
+    """
     low, high = data.density.extent
     inside = ((fake >= low) & (fake <= high)).all(1)
     metrics: dict[str, Any] = {"outside": float((~inside).float().mean())}
     if bool(inside.any()):
         metrics |= histogram_divergences(real, fake, data.density.extent)._asdict()
+    else:
+        reason = f"no generated point lies inside the histogram of {data.density.extent}²"
+        metrics |= dict.fromkeys(Divergences._fields)
+        metrics["not_measured"] = dict.fromkeys(Divergences._fields, reason)
     if data.density.centers is not None:
         metrics["modes_found"] = modes_found(fake, data.density.centers, radius=(high - low) / 20)
         metrics["modes"] = len(data.density.centers)

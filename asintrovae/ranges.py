@@ -18,10 +18,11 @@ def refuse_other_range(name: str, images: Tensor, generated: bool = False) -> No
         raise ValueError(f"{name} holds {images.dtype}, not floats in [0, 1]; {WAYS_OUT}")
     finite = images.detach().nan_to_num(0, 0, 0)
     low, high = (float(value) for value in finite.aminmax()) if finite.numel() else (0.0, 1.0)
-    if 0 <= low and high <= 1:
+    if low >= 0 and high <= 1:
         return
     if not generated or float((finite - finite.clamp(0, 1)).abs().mean()) > OUTSIDE:
-        raise ValueError(f"{name} runs from {low:.4g} to {high:.4g}, not from 0 to 1; {WAYS_OUT}")
+        ways_out = WAYS_OUT + ", and clamp what a decoder makes" * generated
+        raise ValueError(f"{name} runs from {low:.4g} to {high:.4g}, not from 0 to 1; {ways_out}")
 
 
 def clamped(images: Tensor) -> Tensor:

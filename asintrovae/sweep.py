@@ -42,7 +42,7 @@ def execute_point() -> int:
         from papermill import PapermillExecutionError
     point = Point(**json.loads(sys.stdin.readline()))
     point.run_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=folder_of_sockets()) as folder:
         threading.Thread(target=end_with_stdin, args=[folder], daemon=True).start()
         with FileLock(point.run_dir / ".lock"):  # nothing runs twice at once, whoever asks for it
             try:
@@ -54,6 +54,17 @@ def execute_point() -> int:
     return 0
 
 
+LONGEST_FOLDER = 90
+"""Bytes of a folder's path that leave room for a socket's name: systems end at 103 or 107 together."""
+
+
+def folder_of_sockets() -> str:
+    """Return the folder for temporary files, or /tmp where its path is too long for a socket's."""
+    folder = tempfile.gettempdir()
+    long = len(os.fsencode(folder)) > LONGEST_FOLDER - 12  # of the name below it
+    return "/tmp" if long and os.access("/tmp", os.W_OK) else folder
+
+
 def execute_notebook(point: Point, folder: str) -> None:
     """Papermill the notebook of a point, unless its run is done; the kernel listens in `folder`."""
     import papermill
@@ -63,7 +74,8 @@ def execute_notebook(point: Point, folder: str) -> None:
         return
     log(point, "started")
     # Of kernels that start at once one could take the other's port before it listens there; files are their own.
-    sockets = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}} if os.name == "posix" else {})
+    files = os.name == "posix" and len(os.fsencode(folder)) <= LONGEST_FOLDER
+    sockets = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}} if files else {})
     output = f"{point.parameters['run_dir']}/notebook.ipynb"
     papermill.execute_notebook(point.notebook, output, point.parameters, progress_bar=False, config=sockets)
     log(point, "ended")

@@ -28,9 +28,8 @@ MNIST_SHA256 = {
 """Checksums of the pixels: how they are packed differs between the places that hand them out."""
 NO_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 """Formats that Pillow knows by name, but that hold measurements, drawings or films."""
-OTHER_IMAGES = set(
-    ".avif .heic .heif .hif .jxl .jxr .svg .eps .exr .hdr .psb .xcf .arw .cr2 .cr3 .dng .nef .orf .raf .rw2".split()
-)
+OTHER_IMAGES = {".avif", ".heic", ".heif", ".hif", ".jxl", ".jxr", ".svg", ".eps", ".exr", ".hdr", ".psb", ".xcf"}
+OTHER_IMAGES |= {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}  # of cameras
 """Endings of images that Pillow cannot open, or only with another package."""
 FOREIGN = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 """Folders that other programs leave in a folder of images, beside those whose names begin with a dot."""
@@ -224,7 +223,8 @@ def folder_images(data_dir: str | None) -> tuple[Split, Split]:
         place = f"dataset='folder': data_dir={data_dir!r} "
         what = f"holds {len(names)} images" if root.is_dir() else "is not a folder"
         unread = f", {problems[0]} cannot be read" if root.is_dir() and problems else ""
-        raise FileNotFoundError(f"{place}{what}{unread}; name a folder with two or more (.jpg, .png, .webp, .tif and what else Pillow opens)")
+        way_out = "name a folder with two or more (.jpg, .png, .webp, .tif, ... as Pillow opens them)"
+        raise FileNotFoundError(f"{place}{what}{unread}; {way_out}")
     testing = for_testing(names)
     train, test = ([root / name for name in names if (name in testing) == wanted] for wanted in (False, True))
     return train, test
