@@ -10,10 +10,12 @@ import torch
 from conftest import build, tiny_config
 from safetensors.torch import save_file
 
-from asintrovae import load_run, save_record, train
+from asintrovae import ParameterError, load_run, save_record, train
 from asintrovae.checkpoint import CURRENT, PREVIOUS, load_checkpoint
 from asintrovae.data.files import STALE, write_atomically
 from asintrovae.features import _kept
+from asintrovae.records import load_records, load_samples, save_samples
+from asintrovae.training import TrainingResult
 
 
 def write_often(path, count, previous=None, writers=3):
@@ -123,3 +125,53 @@ def test_a_run_that_goes_on_maps_no_checkpoint(tmp_path):
     train(model, objective, Watched(None), config)
     assert len(seen) > 20
     assert not any(seen)
+
+
+def finished(folder):
+    """A run of points as it is left, without its training."""
+    config = tiny_config(folder)
+    save_samples(config, torch.rand(9, 2))
+    save_record(config, TrainingResult([{"iteration": 5, "joint.loss": 1.5}], 1.0), {"protocol_kl": 2.0})
+
+
+DAMAGED = {"empty": lambda content: b"", "cut": lambda content: content[: len(content) // 2], "other": lambda _: b"\xff\n7"}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize(
+    ("name", "load"),
+    [("record.json", load_run), ("record.json", load_records), ("history.csv", load_run), ("samples.npy", load_samples)],
+)
+def test_a_damaged_file_of_a_record_is_named_with_the_way_out(tmp_path, name, load, damage):
+    finished(tmp_path)
+    load(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(
+        ParameterError, match=rf"^{path} cannot be read \([^\n]+\); put back a copy, or start the run again[^\n]+$"
+    ):
+        load(tmp_path)
+
+
+def test_a_record_of_a_parameter_that_does_not_exist_is_named(tmp_path):
+    finished(tmp_path)
+    path = tmp_path / "record.json"
+    path.write_text(path.read_text().replace('"batch_size": 32', '"batch_size": 32, "size_of_batch": 32'))
+    with pytest.raises(ParameterError, match=rf"^{path} cannot be read \(unknown parameter 'size_of_batch'"):
+        load_run(tmp_path)
+
+
+def test_a_history_that_is_missing_is_named(tmp_path):
+    finished(tmp_path)
+    (tmp_path / "history.csv").unlink()
+    with pytest.raises(ParameterError, match=r"history\.csv cannot be read \(No such file or directory\); put back a copy"):
+        load_run(tmp_path)
+
+
+def test_a_metric_that_is_not_finite_is_none_with_the_reason(tmp_path):
+    metrics = {"psnr": float("inf"), "fid": None, "mse": 0.0, "not_measured": {"fid": "needs at least 2 images, got 1"}}
+    record = save_record(tiny_config(tmp_path), TrainingResult([{"iteration": 5}]), metrics)
+    assert record["metrics"] == {"psnr": None, "fid": None, "mse": 0.0}
+    assert record["not_measured"] == {"fid": "needs at least 2 images, got 1", "psnr": "is inf"}
+    assert "not_measured" in metrics
+    assert load_run(tmp_path).record == record
