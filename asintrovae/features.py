@@ -193,6 +193,8 @@ def fetch_inception() -> None:
     """
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
+    if torch.hub.get_dir().startswith("~"):  # a user without a home folder
+        torch.hub.set_dir(str(Path(tempfile.gettempdir(), "torch", "hub")))
     try:
         torch.hub.load_state_dict_from_url(URL_INCEPTION_V3, map_location="cpu", check_hash=True, weights_only=True)
     except RuntimeError as error:

@@ -80,7 +80,12 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (F,) and unbiased covariance (F, F) of features (N, F), N ≥ 2, in float64."""
+    """Return mean (F,) and unbiased covariance (F, F) of features (N, F), in float64.
+
+    Raises ValueError for fewer than two examples.
+    """
+    if len(features) < 2:
+        raise ValueError(f"features has {len(features)} examples, a covariance needs at least 2; give more of them")
     features = features.cpu().double()  # some devices, as mps, have no float64
     return features.mean(0), features.T.cov()
 
@@ -163,7 +168,12 @@ def ssim(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def active_units(q: Gaussian, threshold: float = 0.01) -> int:
-    """Latent axes whose posterior mean varies over the data by more than `threshold` (Burda et al. 2016); q: (N, n)."""
+    """Return how many latent axes have a posterior mean whose variance exceeds `threshold` (Burda et al. 2016).
+
+    q: posteriors (N, n) of N examples. Raises ValueError for fewer than two.
+    """
+    if len(q.mean) < 2:
+        raise ValueError(f"q has {len(q.mean)} examples, a variance needs at least 2; give more of them")
     return int((q.mean.var(0) > threshold).sum())
 
 

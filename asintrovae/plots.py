@@ -14,6 +14,7 @@ from matplotlib.patches import Ellipse
 from PIL import Image
 from torch import Tensor
 
+from asintrovae.data.files import write_atomically
 from asintrovae.ranges import refuse_other_range
 
 BLUE, ORANGE, GREEN, PINK, WINE, INDIGO = COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#882255", "#332288")
@@ -102,8 +103,7 @@ def draw_posteriors(ax: Axes, mu: Tensor, var: Tensor, color: str, label: str | 
 
 def save_figure(figure: Figure, run_dir: str | Path, name: str) -> None:
     """Write the figure to run_dir/name, a PNG with 256 colours of its own: a third of the bytes where it shows photographs."""
-    Path(run_dir).mkdir(parents=True, exist_ok=True)
-    (Path(run_dir) / name).write_bytes(_few_colors(figure))
+    write_atomically(Path(run_dir) / name, _few_colors(figure))
 
 
 def compact(figure: Figure) -> display.Image:

@@ -23,7 +23,7 @@ from torch import nn
 
 from asintrovae import ParameterError, build_features, evaluate, fid, frechet_distance, precision_recall, train
 from asintrovae.data.sources import MNIST_FILES, find_images, read_idx
-from asintrovae.features import PART, FeatureNetwork, mnist_classifier, real_features
+from asintrovae.features import PART, FeatureNetwork, fetch_inception, mnist_classifier, real_features
 from asintrovae.metrics import evaluate_features, moments, sample
 
 CLASSIFIER = ROOT / "data" / "mnist-classifier"
@@ -364,6 +364,16 @@ def test_inception_that_cannot_be_had_says_why_and_the_ways_out(monkeypatch, fid
     with pytest.raises(error, match=words) as caught:
         build_features(run)
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_home_weights_are_downloaded_into_the_temporary_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.hub._hub_dir", None)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: torch.hub._hub_dir or "~/.cache/torch/hub")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: None)
+    pytest.importorskip("torch_fidelity", reason="the extra fid is not installed")
+    fetch_inception()
+    assert torch.hub.get_dir() == str(tmp_path / "torch" / "hub")
 
 
 @needs_fid

@@ -10,6 +10,7 @@ from asintrovae.data.decode import write_row
 from asintrovae.features import FeatureNetwork, mnist_classifier, real_features
 from asintrovae.gaussian import Gaussian
 from asintrovae.metrics import (
+    active_units,
     evaluate_features,
     evaluate_points,
     evaluating,
@@ -173,6 +174,14 @@ def test_measures_that_few_images_do_not_allow_are_none_with_the_reason(generato
     assert {name for name in needed if found[name] is not None} == {name for name, least in needed.items() if count >= least}
     reasons = {name: f"needs at least {least} images, got {count}" for name, least in needed.items() if count < least}
     assert found.get("not_measured", {}) == reasons
+
+
+def test_one_example_has_no_variance():
+    one = torch.zeros(1, 3)
+    with pytest.raises(ValueError, match="q has 1 examples, a variance needs at least 2"):
+        active_units(Gaussian(one, one))
+    with pytest.raises(ValueError, match="features has 1 examples, a covariance needs at least 2"):
+        moments(one)
 
 
 def test_divergences_without_a_point_inside_are_none_with_the_reason(tmp_path):

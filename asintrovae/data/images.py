@@ -130,8 +130,11 @@ class DecodedBatches(Dataset[tuple[Tensor | None, list[str]]]):
         return mirrored(torch.stack(images), flip), problems
 
     def readable(self, number: int, problems: list[str]) -> Tensor | None:
-        """Image `number`, or the next one that can be read, (3, size, size); None after LONGEST_GAP. Notes those that cannot."""
-        for step in range(LONGEST_GAP):
+        """Return image `number`, or the next one that can be read, (3, size, size), and note those that cannot.
+
+        None where none of all images, or of LONGEST_GAP in a row, can be read.
+        """
+        for step in range(min(LONGEST_GAP, len(self.paths))):
             found = read(self.paths[(number + step) % len(self.paths)], self.size)
             if isinstance(found, Tensor):
                 return found

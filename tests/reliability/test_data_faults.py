@@ -103,7 +103,7 @@ def test_a_folder_that_disappears_stops_the_run_and_it_goes_on_when_the_folder_i
     with (
         pytest.warns(UserWarning, match="cannot be read"),
         pytest.raises(
-            ValueError, match=r"^100 images in a row cannot be read, the first is .*\(No such file [^\n]+\)[^\n]*checkpoint$"
+            ValueError, match=r"^9 images in a row cannot be read, the first is .*\(No such file [^\n]+\)[^\n]*checkpoint$"
         ),
     ):
         trained(run, lambda: pictures.rename(tmp_path / "elsewhere"))

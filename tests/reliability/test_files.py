@@ -5,6 +5,7 @@ import stat
 import threading
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from conftest import build, tiny_config
@@ -14,8 +15,10 @@ from asintrovae import ParameterError, load_run, save_record, train
 from asintrovae.checkpoint import CURRENT, PREVIOUS, load_checkpoint
 from asintrovae.data.files import STALE, write_atomically
 from asintrovae.features import _kept
+from asintrovae.plots import images_figure, save_figure
 from asintrovae.records import load_records, load_samples, save_samples
 from asintrovae.training import TrainingResult
+from asintrovae.widgets import load_film
 
 
 def write_often(path, count, previous=None, writers=3):
@@ -175,3 +178,27 @@ def test_a_metric_that_is_not_finite_is_none_with_the_reason(tmp_path):
     assert record["not_measured"] == {"fid": "needs at least 2 images, got 1", "psnr": "is inf"}
     assert "not_measured" in metrics
     assert load_run(tmp_path).record == record
+
+
+@pytest.mark.parametrize("keep", [0, 9, 150, -9])
+def test_a_damaged_film_is_named(tmp_path, keep):
+    path = tmp_path / "frames.npz"
+    numpy.savez_compressed(path, modes=numpy.arange(9), kl=numpy.ones(3))
+    assert load_film(tmp_path).keys() == {"modes", "kl"}
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=rf"^{path} is damaged \([^\n]*\); record another with book/tools/training_frames.py$"):
+        load_film(tmp_path)
+
+
+def test_a_figure_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    figure = images_figure({"row": torch.zeros(2, 1, 8, 8)})
+    save_figure(figure, tmp_path / "new", "a.png")
+    before = (tmp_path / "new" / "a.png").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device; what was saved before is kept"):
+        save_figure(figure, tmp_path / "new", "a.png")
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "new").iterdir()] == [("a.png", before)]
