@@ -114,7 +114,8 @@ def checksum(tensors: dict[str, Tensor], text: str) -> str:
 
 def _read(path: Path) -> Checkpoint:
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        # Copies: Windows cannot replace a file while tensors map it.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
     text = metadata["json"]
     if metadata.get("sha256", "") not in ("", checksum(tensors, text)):  # "": written before there were checksums

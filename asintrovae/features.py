@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import tempfile
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from tqdm import tqdm  # text: a widget would be there even where the bar never 
 
 from asintrovae.config import RunConfig
 from asintrovae.data.files import embedded, write_atomically
+from asintrovae.ranges import refuse_other_range
 
 CHUNK = 32
 """Images that go through a feature network together."""
@@ -53,11 +55,13 @@ class FeatureNetwork:
 
         Values are clamped to [0, 1] and cut to bytes as torchmetrics does, real and generated images alike; grey is
         repeated to three channels where the network asks for three. An image that is not finite has NaN features.
-        Raises ValueError for another shape.
+        Raises ValueError for another shape, and for floats in another range.
         """
         if images.dim() != 4 or images.shape[1] not in (1, self.channels):
             wanted = " or ".join(map(str, sorted({1, self.channels})))
             raise ValueError(f"{self.name} takes images of shape (B, {wanted}, H, W), got shape {tuple(images.shape)}")
+        if images.dtype != torch.uint8:
+            refuse_other_range("images", images, generated=True)
         parts = tqdm(torch.split(images, CHUNK), desc=self.name, unit="chunk", delay=5, leave=False)
         return torch.cat([self._features(part.to(self.device)) for part in parts])
 
@@ -75,9 +79,15 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def cache_dir() -> Path:
-    """Where features of real images are kept: $ASINTROVAE_CACHE, else asintrovae/ in the user's cache, ~/.cache."""
+    """Return where features of real images are kept: $ASINTROVAE_CACHE, else asintrovae/ in the user's cache, ~/.cache.
+
+    A user without a home folder, as in some containers, has asintrovae/ in the temporary folder.
+    """
     of_user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "asintrovae"
-    return Path(os.environ.get("ASINTROVAE_CACHE") or of_user).expanduser()
+    try:
+        return Path(os.environ.get("ASINTROVAE_CACHE") or of_user).expanduser()
+    except RuntimeError:
+        return Path(tempfile.gettempdir(), "asintrovae")
 
 
 def real_features(network: FeatureNetwork, images: Tensor, dataset: str, split: str) -> Tensor:
@@ -86,7 +96,10 @@ def real_features(network: FeatureNetwork, images: Tensor, dataset: str, split: 
     They are kept PART images at a time, so an interrupted computation goes on where it was, and a larger N of the same
     images uses them. The header of a file says what its features are of; a damaged one, or one of other images or
     weights, is computed again with a warning. The folder may be deleted at any time.
+    Raises ValueError for floats outside [0, 1].
     """
+    if images.dtype != torch.uint8:
+        refuse_other_range("images", images)
     if network.name != "inception":  # takes seconds
         return network(images)
     parts = tqdm(torch.split(images, PART), desc=f"{dataset}, {split}", unit=f"{PART} images", delay=5, leave=False)
@@ -123,7 +136,7 @@ def _kept(path: Path, key: dict[str, str]) -> Tensor | None:
             return None
         with safe_open(path, framework="pt") as file:
             header: dict[str, str] = file.metadata() or {}
-            features: Tensor = file.get_tensor("features")
+            features: Tensor = file.get_tensor("features").clone()  # else the file stays mapped
         other = [f"{name}={header.get(name)!r} instead of {key[name]!r}" for name in key if header.get(name) != key[name]]
         if not other and header.get("sha256") == sha256(features):
             return features
@@ -180,6 +193,8 @@ def fetch_inception() -> None:
     """
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
+    if torch.hub.get_dir().startswith("~"):  # a user without a home folder
+        torch.hub.set_dir(str(Path(tempfile.gettempdir(), "torch", "hub")))
     try:
         torch.hub.load_state_dict_from_url(URL_INCEPTION_V3, map_location="cpu", check_hash=True, weights_only=True)
     except RuntimeError as error:

@@ -3,7 +3,6 @@
 import ast
 import difflib
 import itertools
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 from asintrovae.checkpoint import load_checkpoint
 from asintrovae.config import ParameterError, RunConfig, short, with_defaults
 from asintrovae.data.files import write_atomically
+from asintrovae.records import damage, read_record
 from asintrovae.training import FREE_PARAMETERS
 
 KEYS = ("notebook", "run_dir", "fixed", "axes", "seeds")
@@ -245,18 +245,29 @@ def checked_seeds(seeds: Any) -> list[int]:
 
 
 def state(point: Point) -> str:
-    """finished, diverged, waiting, or interrupted at iteration k of n, as the folder of the point says.
+    """Return what the folder of a point says of its run.
 
-    Raises ParameterError, with the differences, if that folder holds a run with other parameters.
+    finished, diverged, waiting, interrupted at iteration k of n, or damaged, with the file and the
+    reason: the run of a damaged record is to be run again from its checkpoint, that of damaged
+    checkpoints fails. Raises ParameterError, with the differences, if the folder holds a run with
+    other parameters.
     """
     path = point.run_dir / "record.json"
-    if path.exists():
-        record = json.loads(path.read_text())
+    damaged = damage(path) if path.exists() else ""
+    if path.exists() and not damaged:
+        record = read_record(path)
         refuse_others(point, record["config"], FREE_PARAMETERS - EVALUATED)
         return str(record["status"])
-    if (checkpoint := load_checkpoint(point.run_dir)) is None:
+    try:
+        checkpoint = load_checkpoint(point.run_dir)
+    except ParameterError as error:
+        return f"damaged ({error})"
+    if checkpoint is not None:
+        refuse_others(point, checkpoint.meta["config"], FREE_PARAMETERS)
+    if damaged:
+        return f"damaged ({damaged})"
+    if checkpoint is None:
         return "waiting"
-    refuse_others(point, checkpoint.meta["config"], FREE_PARAMETERS)
     return f"interrupted at iteration {checkpoint.meta['iteration']} of {point.config.iterations}"
 
 
@@ -286,7 +297,7 @@ def write_table(run_dir: Path, points: list[Point]) -> str:
 
 def row(point: Point) -> dict[str, Any]:
     """A recorded point as a row of the table."""
-    record = json.loads((point.run_dir / "record.json").read_text())
+    record = read_record(point.run_dir / "record.json")
     diverged = record["diverged"] or {"iteration": None, "term": None}
     values = point.seed, record["status"], diverged["iteration"], diverged["term"]
     origin = record["seconds"], record["code"], record["versions"]["torch"], record["device"]

@@ -13,6 +13,7 @@ from asintrovae.features import FeatureNetwork, real_features
 from asintrovae.gaussian import Gaussian
 from asintrovae.networks import GAN, Autoencoder, evaluating
 from asintrovae.randomness import generator_for
+from asintrovae.ranges import clamped, refuse_other_range
 
 
 class Divergences(NamedTuple):
@@ -49,7 +50,7 @@ def _histogram_density(points: Tensor, extent: tuple[float, float], bins: int, n
     if points.dim() != 2 or points.shape[1] != 2 or not bool(points.isfinite().all()):
         raise ValueError(f"{name} must be finite points of shape (count, 2), got shape {tuple(points.shape)}")
     low, high = extent
-    counts = torch.histogramdd(points.detach().double().cpu(), [bins, bins], range=[low, high, low, high]).hist
+    counts = torch.histogramdd(points.detach().cpu().double(), [bins, bins], range=[low, high, low, high]).hist
     if counts.sum() == 0:
         raise ValueError(f"{name} has no point inside extent={extent}²")
     return counts / counts.sum() / ((high - low) / bins) ** 2
@@ -79,8 +80,13 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (F,) and unbiased covariance (F, F) of features (N, F), N ≥ 2, in float64."""
-    features = features.double()
+    """Return mean (F,) and unbiased covariance (F, F) of features (N, F), in float64.
+
+    Raises ValueError for fewer than two examples.
+    """
+    if len(features) < 2:
+        raise ValueError(f"features has {len(features)} examples, a covariance needs at least 2; give more of them")
+    features = features.cpu().double()  # some devices, as mps, have no float64
     return features.mean(0), features.T.cov()
 
 
@@ -102,7 +108,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
     for name, features in (("real", real), ("fake", fake)):
         if len(features) <= k:
             raise ValueError(f"{name} has {len(features)} examples, k={k} neighbours need at least {k + 1}; give more of them")
-    real, fake = real.double(), fake.double()
+    real, fake = real.cpu().double(), fake.cpu().double()  # mps has no float64
     return PrecisionRecall(_share_covered(fake, real, k), _share_covered(real, fake, k))
 
 
@@ -114,13 +120,30 @@ def _share_covered(points: Tensor, members: Tensor, k: int) -> float:
     return float(covered.double().mean())
 
 
+def refuse_unlike(x: Tensor, x_hat: Tensor) -> None:
+    """Raise ValueError for shapes that differ, and for images (B, C, H, W) in another range than [0, 1]."""
+    if x.shape != x_hat.shape:
+        raise ValueError(f"x has shape {tuple(x.shape)}, x_hat {tuple(x_hat.shape)}; give one reconstruction for each image")
+    if x.dim() == 4:
+        refuse_other_range("x", x)
+        refuse_other_range("x_hat", x_hat, generated=True)
+
+
 def mse(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Mean squared error per pixel of images (B, C, H, W); averaged over all, a scalar."""
+    """Return the mean squared error of images (B, C, H, W) in [0, 1], or points (B, 2), over all values; a scalar.
+
+    Raises ValueError as `refuse_unlike`.
+    """
+    refuse_unlike(x, x_hat)
     return (x - x_hat).square().mean()
 
 
 def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of images (B, C, H, W) in [0, 1], per image, then averaged; infinite where equal."""
+    """Return the peak signal-to-noise ratio in dB of images (B, C, H, W) in [0, 1], per image, then averaged.
+
+    It is infinite where they are equal. Raises ValueError as `refuse_unlike`.
+    """
+    refuse_unlike(x, x_hat)
     from asintrovae._torchvision import torchvision  # noqa: F401 (torchmetrics imports it, so it must be repaired first)
 
     from torchmetrics.functional.image import peak_signal_noise_ratio  # isort: skip (slow: only where it is needed)
@@ -130,10 +153,12 @@ def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def ssim(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Structural similarity of images (B, C, H, W) in [0, 1], at most 1, per image, then averaged (Wang et al. 2004).
+    """Return the structural similarity of images (B, C, H, W) in [0, 1], at most 1, per image, then averaged.
 
-    Gaussian window of 11 pixels, σ = 1.5; torchmetrics mirrors the image at its border and averages over all of it.
+    Wang et al. 2004: Gaussian window of 11 pixels, σ = 1.5; torchmetrics mirrors the image at its
+    border and averages over all of it. Raises ValueError as `refuse_unlike`.
     """
+    refuse_unlike(x, x_hat)
     from asintrovae._torchvision import torchvision  # noqa: F401
 
     from torchmetrics.functional.image import structural_similarity_index_measure  # isort: skip
@@ -143,7 +168,12 @@ def ssim(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def active_units(q: Gaussian, threshold: float = 0.01) -> int:
-    """Latent axes whose posterior mean varies over the data by more than `threshold` (Burda et al. 2016); q: (N, n)."""
+    """Return how many latent axes have a posterior mean whose variance exceeds `threshold` (Burda et al. 2016).
+
+    q: posteriors (N, n) of N examples. Raises ValueError for fewer than two.
+    """
+    if len(q.mean) < 2:
+        raise ValueError(f"q has {len(q.mean)} examples, a variance needs at least 2; give more of them")
     return int((q.mean.var(0) > threshold).sum())
 
 
@@ -177,7 +207,12 @@ def samples(model: Autoencoder | GAN, count: int, seed: int) -> Iterator[Tensor]
 
 
 def reconstruct(model: Autoencoder, x: Tensor) -> tuple[Tensor, Gaussian]:
-    """Reconstructions Dec(μ(x)) from the posterior MEAN, and the posteriors, in evaluation mode."""
+    """Return reconstructions Dec(μ(x)) from the posterior MEAN, and the posteriors, in evaluation mode.
+
+    x: points (B, 2) or images (B, C, H, W) in [0, 1]. Raises ValueError for images in another range.
+    """
+    if x.dim() == 4:
+        refuse_other_range("x", x, generated=True)
     with evaluating(model):
         posteriors = [model.encode(part) for part in torch.split(x, 1000)]
         images = torch.cat([model.decode(q.mean) for q in posteriors])
@@ -192,17 +227,20 @@ def evaluate(
     Points: the four divergences, modes found where the data have isolated ones, share of samples outside the histogram.
     Images: PSNR, SSIM, MSE of reconstructions clamped to [0, 1]; with a feature network, from `build_features`, the
     measures of `evaluate_features`. Autoencoders: active units and mean KL in nats.
+    A measure that these examples do not allow is None, and "not_measured" then holds name -> reason.
     """
     real = data.evaluation(config.evaluation_samples)
     metrics: dict[str, Any] = {"evaluation_samples": len(real)}
     if isinstance(data, ToyData):
         metrics |= evaluate_points(real, sample(model, len(real), config.seed), data)
     if features is not None:
-        fake = torch.cat([features(part) for part in samples(model, len(real), config.seed)])
+        fake = torch.cat([features(clamped(part)) for part in samples(model, len(real), config.seed)])
         metrics |= evaluate_features(real_features(features, real, config.dataset, "test"), fake, features.name)
     if isinstance(model, Autoencoder):
         x_r, q = reconstruct(model, real)
-        metrics |= {"active_units": active_units(q), "kl": float(q.kl().mean())}
+        metrics |= {"active_units": active_units(q) if len(real) > 1 else None, "kl": float(q.kl().mean())}
+        if len(real) < 2:
+            metrics.setdefault("not_measured", {})["active_units"] = too_few(2, len(real))
         x_r = x_r if isinstance(data, ToyData) else x_r.clamp(0, 1)
         metrics["mse"] = float(mse(real, x_r))
         if isinstance(data, ImageData):
@@ -213,27 +251,42 @@ def evaluate(
 def evaluate_features(real: Tensor, fake: Tensor, network: str) -> dict[str, Any]:
     """Fréchet distance, precision and recall between features (N, F) of test and of generated images, N of either.
 
-    Each is named after the network; only that of "inception" is called fid. NaN where a generated image is not finite.
+    Each is named after the network; only that of "inception" is called fid. NaN where a generated image is not finite;
+    None where there are too few images, and "not_measured" then holds name -> reason.
     """
-    name = network.replace("-", "_")
-    distance, shares = math.nan, PrecisionRecall(math.nan, math.nan)
+    name, count = network.replace("-", "_"), min(len(real), len(fake))
+    distance = "fid" if network == "inception" else f"frechet_{name}"
+    least = {distance: 2, f"precision_{name}": 4, f"recall_{name}": 4}
+    values: dict[str, float | None] = dict.fromkeys(least, math.nan)
     if bool(fake.isfinite().all()):
-        distance, shares = float(frechet_distance(*moments(real), *moments(fake))), precision_recall(real, fake)
-    return {
-        "feature_samples": len(real),
-        "fid" if network == "inception" else f"frechet_{name}": distance,
-        f"precision_{name}": shares.precision,
-        f"recall_{name}": shares.recall,
-    }
+        values = dict.fromkeys(least)
+        if count >= least[distance]:
+            values[distance] = float(frechet_distance(*moments(real), *moments(fake)))
+        if count >= 4:
+            values |= dict(zip(list(least)[1:], precision_recall(real, fake), strict=True))
+    reasons = {measure: too_few(least[measure], count) for measure, value in values.items() if value is None}
+    return {"feature_samples": len(real), **values} | ({"not_measured": reasons} if reasons else {})
+
+
+def too_few(needed: int, found: int) -> str:
+    """Return the reason why a measure is missing, where there are too few images."""
+    return f"needs at least {needed} images, got {found}"
 
 
 def evaluate_points(real: Tensor, fake: Tensor, data: ToyData) -> dict[str, Any]:
-    """Metrics of generated points (N, 2) against real ones; "outside" is the share of points the histogram misses."""
+    """Metrics of generated points (N, 2) against real ones; "outside" is the share of points the histogram misses.
+
+    Without a point inside the histogram the divergences are None, and "not_measured" holds name -> reason.
+    """
     low, high = data.density.extent
     inside = ((fake >= low) & (fake <= high)).all(1)
     metrics: dict[str, Any] = {"outside": float((~inside).float().mean())}
     if bool(inside.any()):
         metrics |= histogram_divergences(real, fake, data.density.extent)._asdict()
+    else:
+        reason = f"no generated point lies inside the histogram of {data.density.extent}²"
+        metrics |= dict.fromkeys(Divergences._fields)
+        metrics["not_measured"] = dict.fromkeys(Divergences._fields, reason)
     if data.density.centers is not None:
         metrics["modes_found"] = modes_found(fake, data.density.centers, radius=(high - low) / 20)
         metrics["modes"] = len(data.density.centers)

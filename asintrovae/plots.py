@@ -14,6 +14,9 @@ from matplotlib.patches import Ellipse
 from PIL import Image
 from torch import Tensor
 
+from asintrovae.data.files import write_atomically
+from asintrovae.ranges import refuse_other_range
+
 BLUE, ORANGE, GREEN, PINK, WINE, INDIGO = COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#882255", "#332288")
 """Okabe & Ito 2008, and two of Tol 2021 for the two of theirs that are too light for a line on white. BLUE is real or
 reconstructed, ORANGE generated, throughout."""
@@ -51,11 +54,15 @@ def points_figure(real: Tensor, generated: Tensor, extent: tuple[float, float]) 
 
 
 def images_figure(rows: Mapping[str, Tensor]) -> Figure:
-    """Rows of images (N, C, H, W) in [0, 1], one row per name; values outside are clamped."""
+    """Return a figure with a row for each name: images (N, C, H, W) in [0, 1], values outside clamped.
+
+    Raises ValueError, with the name, for images that are evidently in another range.
+    """
     from asintrovae._torchvision import torchvision  # here, so that only those who draw images wait for it
 
     figure, axes = plt.subplots(len(rows), 1, figsize=(7.2, 0.62 * len(rows) + 0.2), squeeze=False)
     for ax, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
+        refuse_other_range(f"rows[{name!r}]", images, generated=True)
         grid = torchvision.utils.make_grid(images.cpu().clamp(0, 1), nrow=len(images), padding=1, pad_value=1.0)
         ax.imshow(grid.permute(1, 2, 0))
         ax.set(xticks=[], yticks=[])
@@ -96,8 +103,7 @@ def draw_posteriors(ax: Axes, mu: Tensor, var: Tensor, color: str, label: str | 
 
 def save_figure(figure: Figure, run_dir: str | Path, name: str) -> None:
     """Write the figure to run_dir/name, a PNG with 256 colours of its own: a third of the bytes where it shows photographs."""
-    Path(run_dir).mkdir(parents=True, exist_ok=True)
-    (Path(run_dir) / name).write_bytes(_few_colors(figure))
+    write_atomically(Path(run_dir) / name, _few_colors(figure))
 
 
 def compact(figure: Figure) -> display.Image:

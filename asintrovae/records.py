@@ -5,6 +5,8 @@ import io
 import json
 import math
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from asintrovae.build import build_model
 from asintrovae.checkpoint import load_checkpoint, restore_evaluated
-from asintrovae.config import RunConfig
+from asintrovae.config import ParameterError, RunConfig
 from asintrovae.data import example_shape
 from asintrovae.data.files import code_hash, write_atomically
 from asintrovae.networks import GAN, Autoencoder
@@ -33,15 +35,20 @@ class Run:
 
 
 def save_record(config: RunConfig, result: TrainingResult, metrics: dict[str, Any], skipped_images: int = 0) -> dict[str, Any]:
-    """Write history.csv and record.json to config.run_dir; returns the record. A metric that is not finite becomes None.
+    """Write history.csv and record.json to config.run_dir; returns the record.
 
+    metrics: from `evaluate`. One that is not finite becomes None. The record's "not_measured" holds
+    name -> reason of all that are None. A damaged record is kept as record.damaged.json.
     skipped_images: files of the data set that could not be read, as ImageData counts them.
     """
-    device = config.torch_device()
+    device, metrics = config.torch_device(), dict(metrics)
+    not_measured = metrics.pop("not_measured", {})
+    not_finite = {name: f"is {value}" for name, value in metrics.items() if value is not None and not math.isfinite(value)}
     record = {
         "status": "finished" if result.divergence is None else "diverged",
         "diverged": None if result.divergence is None else asdict(result.divergence),
-        "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
+        "metrics": metrics | dict.fromkeys(not_finite),
+        "not_measured": not_measured | not_finite,
         "seconds": round(result.seconds, 1),
         "trained_together": result.members,
         "skipped_images": skipped_images,
@@ -53,7 +60,9 @@ def save_record(config: RunConfig, result: TrainingResult, metrics: dict[str, An
     }
     run_dir = Path(config.run_dir)
     write_history(run_dir / "history.csv", result.history)
-    write_atomically(run_dir / "record.json", (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+    path = run_dir / "record.json"
+    kept = path.with_name("record.damaged.json") if path.exists() and damage(path) else None
+    write_atomically(path, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode(), previous=kept)
     return record
 
 
@@ -69,17 +78,58 @@ def save_samples(config: RunConfig, points: Tensor) -> None:
 
 
 def load_samples(run_dir: str | Path) -> Tensor:
-    """What save_samples wrote, (N, 2), in float32. Raises FileNotFoundError where there are none."""
-    return torch.from_numpy(numpy.load(Path(run_dir) / "samples.npy", allow_pickle=False).astype(numpy.float32))
+    """Return what save_samples wrote, (N, 2), in float32.
+
+    Raises FileNotFoundError where there are none, ParameterError for a damaged file.
+    """
+    path = Path(run_dir) / "samples.npy"
+    if not path.exists():
+        raise FileNotFoundError(f"run_dir='{run_dir}' holds no samples.npy; only runs of points keep their samples")
+    with naming(path):
+        return torch.from_numpy(numpy.load(path, allow_pickle=False).astype(numpy.float32))
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raise ParameterError, naming the file and the way out, for what reading a damaged file raises."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, EOFError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        way_out = "put back a copy, or start the run again, which goes on from its checkpoint if there is one"
+        raise ParameterError(f"{path} cannot be read ({reason}); {way_out}") from None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the record in a file. Raises ParameterError, naming the file, where it is damaged."""
+    with naming(path):
+        record: dict[str, Any] = json.loads(path.read_bytes())
+        if missing := {"status", "metrics", "config"} - set(record):
+            raise ValueError(f"it has no {' and no '.join(sorted(missing))}")
+        return record
+
+
+def damage(path: Path) -> str:
+    """Return what is wrong with a record in one line, nothing where it can be read."""
+    try:
+        read_record(path)
+    except ParameterError as error:
+        return str(error)
+    return ""
 
 
 def load_run(run_dir: str | Path) -> Run:
-    """A run from its folder. Raises FileNotFoundError, naming the folder, where it holds no finished run."""
+    """Return a run from its folder.
+
+    Raises FileNotFoundError, naming the folder, where it holds no finished run, and ParameterError,
+    naming the file, where one is damaged.
+    """
     run_dir = Path(run_dir)
     if not (run_dir / "record.json").exists():
         raise FileNotFoundError(f"run_dir='{run_dir}' holds no record.json; train first, or give the folder of a finished run")
-    record = json.loads((run_dir / "record.json").read_text())
-    config = RunConfig(**record["config"])
+    record = read_record(run_dir / "record.json")
+    with naming(run_dir / "record.json"):
+        config = RunConfig(**record["config"])
     history = read_history(run_dir / "history.csv")
     checkpoint = load_checkpoint(run_dir)
     if checkpoint is None:
@@ -91,15 +141,15 @@ def load_run(run_dir: str | Path) -> Run:
 
 
 def load_records(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """The records of all runs below a folder, by the path of each from there, sorted; without histories and weights.
+    """Return the records of all runs below a folder, by the path of each from there, sorted; without histories and weights.
 
-    Raises FileNotFoundError, naming the folder, where it holds none.
+    Raises FileNotFoundError, naming the folder, where it holds none, ParameterError for a damaged one.
     """
     folder = Path(folder)
     paths = sorted(folder.rglob("record.json"), key=lambda path: path.parts)
     if not paths:
         raise FileNotFoundError(f"folder='{folder}' holds no record.json; run the sweep that fills it, or name another")
-    return {path.parent.relative_to(folder).as_posix(): json.loads(path.read_text()) for path in paths}
+    return {path.parent.relative_to(folder).as_posix(): read_record(path) for path in paths}
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
@@ -113,9 +163,13 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """What write_history wrote."""
-    with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    """Return what write_history wrote. Raises ParameterError, naming the file, where it is missing or damaged."""
+    with naming(path):
+        text = path.read_bytes().decode()
+        if not text.endswith("\n"):
+            raise ValueError("its end is missing")
+        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 
 def versions() -> dict[str, str]:

@@ -47,7 +47,7 @@ def execute_point() -> int:
         from papermill import PapermillExecutionError
     point = Point(**json.loads(sys.stdin.readline()))
     point.run_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=folder_of_sockets()) as folder:
         threading.Thread(target=end_with_stdin, args=[folder], daemon=True).start()
         signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=end, args=[folder]).start())
         with FileLock(point.run_dir / ".lock"):  # nothing runs twice at once, whoever asks for it
@@ -60,6 +60,17 @@ def execute_point() -> int:
     return 0
 
 
+LONGEST_FOLDER = 90
+"""Bytes of a folder's path that leave room for a socket's name: systems end at 103 or 107 together."""
+
+
+def folder_of_sockets() -> str:
+    """Return the folder for temporary files, or /tmp where its path is too long for a socket's."""
+    folder = tempfile.gettempdir()
+    long = len(os.fsencode(folder)) > LONGEST_FOLDER - 12  # of the name below it
+    return "/tmp" if long and os.access("/tmp", os.W_OK) else folder
+
+
 def execute_notebook(point: Point, folder: str) -> None:
     """Papermill the notebook of a point, unless its run is done; the kernel listens in `folder`."""
     import papermill
@@ -69,7 +80,7 @@ def execute_notebook(point: Point, folder: str) -> None:
         return
     log(point, "started")
     manager: dict[str, Any] = {"shutdown_wait_time": GRACE}  # it would kill the kernel after 5 s
-    if os.name == "posix":
+    if os.name == "posix" and len(os.fsencode(folder)) <= LONGEST_FOLDER:
         # Of two kernels that start at once one could take the port that the other has chosen.
         manager |= {"transport": "ipc", "ip": f"{folder}/kernel"}
     config = Config({"KernelManager": manager})

@@ -300,7 +300,7 @@ class Loop:
             with evaluating(half):
                 images = half(z.to(self.fabric.device))
             if images.dim() == 4:
-                write_row(self.run_dir / "progress" / f"{done:07d}.png", images)
+                write_row(self.run_dir / "progress" / f"{done:07d}.png", images.clamp(0, 1))
 
     def diverged(self) -> bool:
         """Whether a term has not been finite since the start; waits for the device."""

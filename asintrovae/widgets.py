@@ -1,6 +1,8 @@
 """Interactive figures. They compute in the browser, so they also work in the built page, where there is no kernel."""
 
 import base64
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -136,13 +138,17 @@ class TrainingPlayer(anywidget.AnyWidget):
 def load_film(folder: Path) -> dict[str, Any]:
     """What book/tools/training_frames.py left of a run, arrays by name; its docstring lists them.
 
-    Raises FileNotFoundError, naming the folder, where there is none.
+    Raises FileNotFoundError, naming the folder, where there is none, ValueError for a damaged file.
     """
     file = Path(folder) / "frames.npz"
     if not file.exists():
         raise FileNotFoundError(f"folder='{folder}' holds no frames.npz; record one with book/tools/training_frames.py")
-    with numpy.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
+    try:
+        with numpy.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file} is damaged ({reason}); record another with book/tools/training_frames.py") from None
 
 
 def _numbers(film: Mapping[str, Any]) -> list[list[float]]:

@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, build, tiny_config
+from image_layouts import save as save_image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from asintrovae import ParameterError, build_features, evaluate, fid, frechet_distance, precision_recall, train
 from asintrovae.data.sources import MNIST_FILES, find_images, read_idx
-from asintrovae.features import PART, FeatureNetwork, mnist_classifier, real_features
+from asintrovae.features import PART, FeatureNetwork, fetch_inception, mnist_classifier, real_features
 from asintrovae.metrics import evaluate_features, moments, sample
 
 CLASSIFIER = ROOT / "data" / "mnist-classifier"
@@ -211,6 +212,18 @@ def test_damaged_and_foreign_files_are_named_and_computed_again(cache, generator
     assert len(list(cache.iterdir())) == 2
 
 
+def test_without_a_home_features_are_kept_in_the_temporary_folder(monkeypatch, tmp_path, generator):
+    """As in a container that runs as a user without an entry in the password file."""
+    for name in ("ASINTROVAE_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does where there is no home
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "of_all"))
+    images = torch.randint(256, (10, 3, 4, 4), dtype=torch.uint8, generator=generator)
+    assert kept(channels(), images) == 10
+    assert kept(channels(), images) == 0
+    assert len(list((tmp_path / "of_all" / "asintrovae").iterdir())) == 1
+
+
 def test_features_that_cannot_be_kept_are_computed_all_the_same(monkeypatch, generator):
     images = torch.randint(256, (10, 3, 4, 4), dtype=torch.uint8, generator=generator)
     monkeypatch.setenv("ASINTROVAE_CACHE", str(ROOT / "README.md" / "cache"))
@@ -309,9 +322,13 @@ def test_fid_program_scores_real_against_real(monkeypatch, capsys, cache, tmp_pa
     expected = frechet_distance(*moments(train_set[:1500]), *moments(test_set))
     assert printed.startswith(f"mnist-subset, first 1,500 training against 1,000 test images: FID {expected:.2f} (32-true, cpu, ")
     assert len(list(cache.iterdir())) == 5
+    for i in range(8):
+        save_image(tmp_path / "few" / f"{i}.png", 10)
+    few, weights = ["--data-dir", str(tmp_path / "few")], ["--fid-weights", str(tmp_path / "weights.pth")]
     for arguments, words in (
         (["mnist-subset", "--fid-weights", "no.pth"], "fid_weights='no.pth' is no file; set fid_weights to a local"),
         (["folder"], "dataset='folder' needs data_dir"),
+        (["folder", *few, *weights], f"data_dir='{tmp_path}/few': test has 1 images, FID needs at least 2; add images"),
         (["mnist-subset", "--fid-precision", "16"], "fid_precision='16': should be '32-true' or 'bf16-mixed'"),
         (["mnist-subset", "--count", "1"], "--count 1: a covariance needs at least 2 images"),
     ):
@@ -347,6 +364,16 @@ def test_inception_that_cannot_be_had_says_why_and_the_ways_out(monkeypatch, fid
     with pytest.raises(error, match=words) as caught:
         build_features(run)
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_home_weights_are_downloaded_into_the_temporary_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.hub._hub_dir", None)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: torch.hub._hub_dir or "~/.cache/torch/hub")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: None)
+    pytest.importorskip("torch_fidelity", reason="the extra fid is not installed")
+    fetch_inception()
+    assert torch.hub.get_dir() == str(tmp_path / "torch" / "hub")
 
 
 @needs_fid

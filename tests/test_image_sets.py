@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import MODELS, build
 from image_layouts import LAYOUTS, datasets, save
+from PIL import Image
 from test_decode import spoil
 
 from asintrovae import ParameterError, RunConfig, build_data, evaluate, load_run, sample, save_record, train
@@ -175,9 +176,7 @@ def test_a_set_without_its_images_is_refused_at_once(tmp_path, monkeypatch, stre
     LAYOUTS["celeba128"][0](tmp_path, monkeypatch)
     shutil.rmtree(tmp_path / "celeba" / "img_align_celeba")
     (tmp_path / "celeba" / "img_align_celeba").mkdir()
-    with pytest.raises(
-        ValueError, match=r"100 images in a row .*000001\.jpg \(No such file or directory\); is the data set whole"
-    ):
+    with pytest.raises(ValueError, match=r"8 images in a row .*000001\.jpg \(No such file or directory\); is the data set whole"):
         build_data(config("celeba128", tmp_path))
 
 
@@ -234,6 +233,144 @@ def test_a_folder_is_split_by_order_whatever_else_it_holds(tmp_path, monkeypatch
     train_paths, test_paths = find_images("folder", str(tmp_path))
     assert [path.name[:2] for path in test_paths] == ["00", "10"]
     assert [path.name[:2] for path in train_paths] == [f"{i:02d}" for i in range(1, 10)]
+
+
+def test_all_that_pillow_opens_is_read_and_other_images_are_named(tmp_path):
+    for i in range(19):
+        save(tmp_path / f"{i:02d}.png", 5 * i)
+    for name in ("a.jfif", "b.jpe", "c.JP2", "d.tga", "e.ico", "f.mpo"):
+        Image.new("RGB", (16, 16)).save(tmp_path / name, {"b.jpe": "JPEG"}.get(name))
+    (tmp_path / "folder.png").mkdir()
+    others = ["g.heic", "h.NEF", "i.svg"]
+    for name in [*others, "notes.txt", "list.pdf", "tensors.h5", "film.mpg"]:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"cannot be read: .*g\.heic \(Pillow opens no \.heic files\)") as caught:
+        data = build_data(config("folder", tmp_path))
+    assert all(name in str(caught[0].message) for name in others)
+    assert len(data.train) + len(data.test) == 25
+    assert data.skipped_images == len(others)
+    with pytest.raises(ValueError, match=r"strict_images=True and 3 unreadable: .*g\.heic"):
+        build_data(config("folder", tmp_path, strict_images=True))
+
+
+def test_other_images_of_a_streamed_folder_are_counted(tmp_path, monkeypatch, stream):
+    LAYOUTS["folder"][0](tmp_path, monkeypatch)
+    (tmp_path / "a.heic").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"a\.heic"):
+        data = build_data(config("folder", tmp_path))
+    assert (len(data.batches.paths), len(data.test_paths), data.skipped_images) == (9, 2, 1)
+
+
+def test_names_of_every_kind_are_read(tmp_path):
+    names = ["a b.png", "-rf.png", "#1%20.PNG", "q?*[0].png", "é.png", "line\nbreak.png", os.fsdecode(b"\xff.png")]
+    for name in names:
+        save(tmp_path / "x y#%" / name, 100)
+    data = build_data(config("folder", tmp_path, batch_size=1))
+    assert len(data.train) + len(data.test) == len(names)
+    assert data.skipped_images == 0
+    (tmp_path / "x y#%" / names[-1]).write_bytes(b"")
+    (tmp_path / "x y#%" / "line\nbreak.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"udcff\.png' \(it is no image") as caught:
+        build_data(config("folder", tmp_path, batch_size=1))
+    assert str(caught[0].message).isprintable()
+
+
+def test_links_are_followed_and_no_folder_is_read_twice(tmp_path):
+    for i in range(4):
+        save(tmp_path / "elsewhere" / f"{i}.png", 10)
+        save(tmp_path / "set" / f"{i}.png", 10)
+    root = tmp_path / "set"
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "again").symlink_to(tmp_path / "elsewhere")
+    (root / "back").symlink_to(root)
+    (tmp_path / "elsewhere" / "back").symlink_to(root)
+    (root / "link.png").symlink_to(tmp_path / "elsewhere" / "0.png")
+    os.mkfifo(root / "pipe.png")  # nobody writes: who opens it waits for ever
+    train_paths, test_paths = find_images("folder", str(root))
+    names = {path.relative_to(root).as_posix() for path in train_paths + test_paths}
+    assert names == {*(f"{i}.png" for i in range(4)), *(f"again/{i}.png" for i in range(4)), "link.png"}
+    (root / "broken.png").symlink_to(root / "nothing.png")
+    with pytest.warns(UserWarning, match=r"broken\.png \(No such file"):
+        assert build_data(config("folder", root)).skipped_images == 1
+
+
+@pytest.mark.parametrize("folder", [".hidden", "__MACOSX", ".ipynb_checkpoints", "@eaDir", "a/@eaDir"])
+def test_what_other_programs_leave_in_a_folder_is_not_read(folder, tmp_path, monkeypatch):
+    LAYOUTS["folder"][0](tmp_path, monkeypatch)
+    before = find_images("folder", str(tmp_path))
+    save(tmp_path / folder / "b" / "00.png", 10)
+    save(tmp_path / "a" / "._00.png", 10)
+    assert find_images("folder", str(tmp_path)) == before
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    LAYOUTS["folder"][0](tmp_path, monkeypatch)
+    scandir = os.scandir
+
+    def refused(path):
+        if Path(path).name == "c":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("asintrovae.data.sources.os.scandir", refused)
+    with pytest.warns(UserWarning, match=r"b/c \(Permission denied\)"):
+        data = build_data(config("folder", tmp_path, batch_size=1))
+    assert (len(data.train), len(data.test), data.skipped_images) == (3, 1, 1)
+    with pytest.raises(FileNotFoundError, match=r"holds 0 images, .*c \(Permission denied\) cannot be read; name a folder"):
+        find_images("folder", str(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    ("folders", "tests"),
+    [
+        (("train/a", "train/b", "test/a"), "test/"),
+        (("Train", "Val"), "Val/"),
+        (("train", "test", "val"), "test/"),
+        (("train", "valid", "more"), "valid/"),
+    ],
+)
+def test_folders_for_training_and_testing_are_the_splits(folders, tests, tmp_path):
+    for folder in folders:
+        for i in range(3):
+            save(tmp_path / folder / f"{i}.png", 10)
+    splits = find_images("folder", str(tmp_path))
+    for_training, for_testing = ([path.relative_to(tmp_path).as_posix() for path in split] for split in splits)
+    assert all(name.startswith(tests) for name in for_testing)
+    assert not any(name.startswith(tests) for name in for_training)
+    assert len(for_training) + len(for_testing) == 3 * len(folders)
+
+
+@pytest.mark.parametrize("folders", [("train", "cats"), ("test", "val"), ("train", "test")])
+def test_without_images_in_both_every_tenth_is_for_testing(folders, tmp_path):
+    for i in range(12):
+        save(tmp_path / folders[0] / f"{i:02d}.png", 10)
+    (tmp_path / folders[1]).mkdir()
+    assert [path.name for path in find_images("folder", str(tmp_path))[1]] == ["00.png", "10.png"]
+
+
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_too_few_images_for_a_feature_network_are_refused_before_training(limit, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MEMORY_LIMIT", limit)
+    for i in range(31):
+        save(tmp_path / f"{i:02d}.png", 5 * i)
+    scored = config("folder", tmp_path, feature_network="inception", evaluation_samples=100)
+    assert len(build_data(scored).evaluation(100)) == 4
+    (tmp_path / "30.png").unlink()
+    with pytest.raises(
+        ParameterError,
+        match=r"^feature_network='inception' needs at least 4 test images, data_dir='.*' has 3; add images, or set feature_n",
+    ):
+        build_data(scored)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "pet128", "celeba128"])
+def test_a_folder_within_the_data_set_is_named_with_the_right_one(name, tmp_path, monkeypatch):
+    LAYOUTS[name][0](tmp_path, monkeypatch)
+    place = tmp_path / SOURCES[name][0]
+    message = rf"^dataset='{name}': '{place}' is within the data set; set data_dir='{tmp_path}', the folder that holds "
+    for download in (False, True):
+        with pytest.raises(FileNotFoundError, match=message):
+            build_data(config(name, place, download=download))
 
 
 @pytest.mark.parametrize(

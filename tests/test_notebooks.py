@@ -230,6 +230,25 @@ def test_images_notebook_runs_without_an_encoder_and_in_colour(tmp_path, monkeyp
     assert (run_dir / "interpolation.png").stat().st_size < 150_000
 
 
+@pytest.mark.parametrize(("count", "tests", "pairs"), [(50, 5, 2), (30, 3, 1), (2, 1, 4)])
+def test_images_notebook_draws_as_many_images_as_there_are(tmp_path, monkeypatch, generator, count, tests, pairs):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for i in range(count):
+        pixels = torch.randint(256, (16, 16, 3), dtype=torch.uint8, generator=generator)
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{i:02d}.png")
+    run_dir = tmp_path / "run"
+    here = {"dataset": "folder", "data_dir": str(tmp_path), "resolution": 16, "batch_size": 1, "feature_network": None}
+    parameters = {**TINY, **here, "iterations": 2, "warmup": None, "run_dir": str(run_dir)}
+    papermill.execute_notebook(BOOK / "training" / "images.ipynb", None, parameters, progress_bar=False, config=own_sockets())
+    pictures = {path.stem: Image.open(path).size for path in (run_dir / "pictures").iterdir()}
+    rows = {f"path-{i + 1}": (16 * 16, 16) for i in range(pairs)}
+    assert pictures == rows | dict.fromkeys(("real", "reconstructed", "generated"), (16 * tests, 16))
+    record = load_run(run_dir).record
+    assert record["metrics"]["evaluation_samples"] == tests
+    assert record["not_measured"] == ({} if tests > 1 else {"active_units": "needs at least 2 images, got 1"})
+    assert (record["metrics"]["active_units"] is None) == (tests == 1)
+
+
 @each_template
 @pytest.mark.parametrize(
     ("parameters", "message"),

@@ -177,6 +177,55 @@ def test_dry_run_tells_the_state_of_every_point_without_dask(tmp_path, capsys, m
     assert "only='sotf': no point has this in its name" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", [b"", b'{"status": "finished", "config"', b"[]", b"\xff"])
+def test_a_damaged_record_is_named_run_again_and_kept(tmp_path, capsys, content):
+    """The rest of the grid goes on; what may be left of a finished run is not lost."""
+    path = grid_file(tmp_path, axes={}, seeds=[0, 1])
+    damaged, finished = points_of(path)
+    record(damaged)
+    record(finished)
+    (damaged.run_dir / "record.json").write_bytes(content)
+    said = rf"^damaged \({damaged.run_dir}/record\.json cannot be read \([^\n]+\); put back a copy, or start the run again"
+    assert re.match(said, grid.state(damaged))
+    assert sweep.main([str(path), "--table"]) == 0
+    assert "1 rows" in capsys.readouterr().out
+    assert sweep.main([str(path), "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 points: 1 damaged, 1 finished"
+    assert sweep.main([str(path), "--ensemble"]) == 0
+    assert [grid.state(point) for point in (damaged, finished)] == ["finished", "finished"]
+    assert (damaged.run_dir / "record.damaged.json").read_bytes() == content
+
+
+def test_damaged_checkpoints_of_one_point_stop_no_other(tmp_path, capsys):
+    path = grid_file(tmp_path, axes={}, seeds=[0, 1])
+    damaged, finished = points_of(path)
+    record(finished)
+    damaged.run_dir.mkdir()
+    (damaged.run_dir / "checkpoint.safetensors").write_bytes(b"")
+    assert re.match(r"damaged \(run_dir='[^\n]+' holds no whole checkpoint", grid.state(damaged))
+    assert sweep.main([str(path), "--table"]) == 0
+    assert "1 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("length", [0, 90])
+def test_sockets_of_kernels_have_short_paths(monkeypatch, length):
+    folder = "/" + "t" * length
+    monkeypatch.setattr("tempfile.tempdir", folder)
+    monkeypatch.setattr("os.access", lambda *_: True)
+    assert sweep.folder_of_sockets() == ("/tmp" if length else folder)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert sweep.folder_of_sockets() == folder
+
+
+@pytest.mark.parametrize(("length", "transport"), [(sweep.LONGEST_FOLDER, "ipc"), (sweep.LONGEST_FOLDER + 1, None)])
+def test_kernels_listen_at_ports_where_no_path_is_short(tmp_path, monkeypatch, length, transport):
+    point, seen = points_of(grid_file(tmp_path))[0], []
+    point.run_dir.mkdir(parents=True)
+    monkeypatch.setattr("papermill.execute_notebook", lambda *_, config, **__: seen.append(config))
+    sweep.execute_notebook(point, "x" * length)
+    assert [config.get("KernelManager", {}).get("transport") for config in seen] == [transport]
+
+
 @pytest.mark.parametrize("what", ["record", "checkpoint"])
 def test_a_run_with_other_parameters_is_refused_before_anything_starts(tmp_path, capsys, monkeypatch, what):
     """Also those that come from the notebook's defaults; not those that say only where and how often."""

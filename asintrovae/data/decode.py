@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from asintrovae.data.files import write_atomically
+from asintrovae.ranges import refuse_other_range
 
 
 def decode(path: Path, size: int) -> Tensor:
@@ -55,7 +56,12 @@ def read(path: Path, size: int) -> Tensor | str:
         known = (
             "it is no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None)
         )
-        return f"{path} ({known or ' '.join(str(error).split()) or type(error).__name__})"
+        return f"{shown(path)} ({known or ' '.join(str(error).split()) or type(error).__name__})"
+
+
+def shown(path: Path) -> str:
+    """Return a path as text in one line, quoted where it holds what cannot be printed."""
+    return str(path) if str(path).isprintable() else repr(str(path))
 
 
 def read_all(paths: Sequence[Path], size: int, title: str) -> tuple[Tensor, list[str]]:
@@ -71,7 +77,11 @@ def read_all(paths: Sequence[Path], size: int, title: str) -> tuple[Tensor, list
 
 
 def write_row(path: Path, images: Tensor) -> None:
-    """Images (N, C, H, W) in [0, 1], side by side in a PNG of N W x H pixels; values outside are clamped."""
+    """Write images (N, C, H, W) in [0, 1] side by side, as a PNG of N W x H pixels.
+
+    Values outside are clamped. Raises ValueError for images that are evidently in another range.
+    """
+    refuse_other_range("images", images, generated=True)
     pixels = (images.detach().cpu().clamp(0, 1) * 255).round().byte()
     row = torch.cat(list(pixels), dim=-1).permute(1, 2, 0)
     file = io.BytesIO()

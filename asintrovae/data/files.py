@@ -1,7 +1,9 @@
 """Where the small files live that travel with the project, which code this is, and how a file is written."""
 
+import glob
 import hashlib
 import os
+import secrets
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -30,30 +32,52 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:
-    """Write a file so that a crash or power cut at any point leaves either the old content or the new, never a part.
+STALE = 3600
+"""Seconds without a change after which a temporary file was left by a writer that was killed."""
 
-    previous: the name that the old content keeps, in the same folder; without it the old content is gone.
-    Raises OSError, in one line that names the file, where it cannot be written; the old content then stays where it was.
+
+def write_atomically(path: Path, content: bytes, previous: Path | None = None) -> None:
+    """Write a file so that a crash or power cut at any point leaves the old content or the new.
+
+    Several processes and threads may write one file: the last one wins. Of a symbolic link the
+    target is written. Temporary files are named NAME.XXXXXXXX.tmp, in the folder of the file.
+    previous: the path that the old content keeps, in the same folder; without it it is gone.
+    Raises OSError, in one line that names the file, where it cannot be written; the old content
+    then stays where it was.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    linked = path.is_symlink()
+    target = path.resolve() if linked else path
+    temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            os.replace(path, previous)
-        os.replace(temporary, path)
+        if previous is not None:
+            with suppress(FileNotFoundError):  # nothing there yet, or another writer has moved it
+                if linked:  # perhaps to another disk, so that it cannot be moved
+                    write_atomically(previous, target.read_bytes())
+                else:
+                    os.replace(target, previous)
+        os.replace(temporary, target)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
         reason = f"{error.strerror}; what was saved before is kept, and the same command goes on from it"
         raise OSError(error.errno, reason, str(path)) from None
+    remove_leftovers(target)
     with suppress(OSError):  # where folders cannot be synchronised: Windows, some network file systems
-        folder = os.open(path.parent, os.O_RDONLY)
+        folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # else the new name may be lost with the power
         finally:
             os.close(folder)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files that writers of this file left more than STALE seconds ago."""
+    for leftover in path.parent.glob(f"{glob.escape(path.name)}.*tmp"):
+        with suppress(OSError):  # its writer has just finished, or `path` has been removed
+            if path.stat().st_mtime - leftover.stat().st_mtime > STALE:  # both by one clock
+                leftover.unlink()

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from asintrovae.config import RunConfig
+from asintrovae.config import ParameterError, RunConfig
 from asintrovae.data.decode import cores, read, read_all
-from asintrovae.data.sources import Split, find_images, fingerprint
+from asintrovae.data.sources import Split, find_images, fingerprint, left_out
 from asintrovae.interruption import leave_signals_to_the_run
 from asintrovae.parallel import world
 from asintrovae.randomness import generator_for
@@ -24,6 +24,8 @@ SHAPES: dict[str, tuple[int, ...]] = {"mnist-subset": (1, 28, 28), "mnist": (1, 
 SHAPES |= {name: (3, size, size) for name, size in RESOLUTIONS.items()}
 MEMORY_LIMIT = 2**30
 """Bytes of a data set, both splits, up to which it is decoded at the start and kept on the device."""
+LEAST_SCORED = 4
+"""Test images that a feature network needs: precision and recall look at three neighbours of each."""
 LONGEST_GAP = 100
 """Unreadable images in a row from which on the data set is broken, not an image."""
 
@@ -41,6 +43,7 @@ class ImageData(ABC):
     def skipped_images(self) -> int | None:
         """Images that could not be read and were left out or replaced: of a set in memory all, of a streamed one those met.
 
+        Those of a folder that `left_out` names count too, and a sub-folder that cannot be read counts as one.
         None where others met some too: a streamed run in several processes, or one that was resumed.
         """
 
@@ -127,8 +130,11 @@ class DecodedBatches(Dataset[tuple[Tensor | None, list[str]]]):
         return mirrored(torch.stack(images), flip), problems
 
     def readable(self, number: int, problems: list[str]) -> Tensor | None:
-        """Image `number`, or the next one that can be read, (3, size, size); None after LONGEST_GAP. Notes those that cannot."""
-        for step in range(LONGEST_GAP):
+        """Return image `number`, or the next one that can be read, (3, size, size), and note those that cannot.
+
+        None where none of all images, or of LONGEST_GAP in a row, can be read.
+        """
+        for step in range(min(LONGEST_GAP, len(self.paths))):
             found = read(self.paths[(number + step) % len(self.paths)], self.size)
             if isinstance(found, Tensor):
                 return found
@@ -196,7 +202,7 @@ class StreamedImages(ImageData):
         """As ImageData; decoded when first asked for. Those that cannot be read are missing from the `count`."""
         if count > self._tested:
             self._test, problems = read_all(self.test_paths[:count], self.shape[1], "test images")
-            self._note(problems)
+            self.note(problems)
             if not len(self._test):
                 raise broken(problems)
             self._tested = count
@@ -211,7 +217,7 @@ class StreamedImages(ImageData):
                 f"workers={self.workers}: one that decodes images ended ({reason}); start the run again, it goes on from its "
                 "last checkpoint, and with workers=0 it needs none"
             ) from None
-        self._note(problems)
+        self.note(problems)
         if images is None:
             raise broken(problems)
         return images
@@ -228,7 +234,8 @@ class StreamedImages(ImageData):
         )
         return iter(loader)
 
-    def _note(self, problems: Sequence[str]) -> None:
+    def note(self, problems: Sequence[str]) -> None:
+        """Count images that cannot be read, a line for each, and report those that are new."""
         new = [problem for problem in dict.fromkeys(problems) if problem not in self._problems]
         self._problems.update(new)
         report(new, self.strict)
@@ -238,9 +245,10 @@ def load_images(config: RunConfig, device: torch.device) -> ImageData:
     """The image data set of a run: on the device where it fits into MEMORY_LIMIT, else decoded as it is needed.
 
     Raises FileNotFoundError where its files are missing, ValueError for unreadable ones with config.strict_images, or where
-    none of a split can be read.
+    none of a split can be read, and ParameterError for fewer test images than config.feature_network needs.
     """
     train, test = find_images(config.dataset, config.data_dir, config.download)
+    unopened = left_out(config.data_dir) if config.dataset == "folder" and config.data_dir else []
     identify = partial(fingerprint, train, test)
     test = shuffled(test)
     size, epochs = image_shape(config)[1], partial(Epochs, batch_size=config.batch_size, seed=config.seed, mirror=config.mirror)
@@ -248,16 +256,23 @@ def load_images(config: RunConfig, device: torch.device) -> ImageData:
     if isinstance(train, list) and isinstance(test, list) and 3 * size**2 * len(train + test) > MEMORY_LIMIT:
         options: dict[str, Any] = {"workers": config.workers, "strict": config.strict_images, "processes": config.devices}
         data, count = StreamedImages(train, test, size, epochs(len(train)), device, **options), len(train)
+        data.note(unopened)
     else:
         images, problems = decoded(train, size, "training images")
         test_images, problems_of_test = decoded(test, size, "test images")
-        report(problems + problems_of_test, config.strict_images)
+        problems_of_all = unopened + problems + problems_of_test
+        report(problems_of_all, config.strict_images)
         for split, unreadable in ((images, problems), (test_images, problems_of_test)):
             if not len(split):
                 raise broken(unreadable)
-        skipped, count = len(problems + problems_of_test), len(images)
-        data = MemoryImages(images, test_images, epochs(count), device, skipped)
+        count = len(images)
+        data = MemoryImages(images, test_images, epochs(count), device, len(problems_of_all))
     data.fingerprint = identify(count)
+    if config.feature_network is not None and (found := len(data.evaluation(LEAST_SCORED))) < LEAST_SCORED:
+        raise ParameterError(
+            f"feature_network={config.feature_network!r} needs at least {LEAST_SCORED} test images, "
+            f"data_dir={config.data_dir!r} has {found}; add images, or set feature_network=None"
+        )
     return data
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from asintrovae.data.decode import shown
 from asintrovae.data.files import embedded
 
 Split = Tensor | list[Path]
@@ -24,14 +26,23 @@ MNIST_SHA256 = {
     "t10k-images-idx3-ubyte.gz": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
 }
 """Checksums of the pixels: how they are packed differs between the places that hand them out."""
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
+NO_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+"""Formats that Pillow knows by name, but that hold measurements, drawings or films."""
+OTHER_IMAGES = {".avif", ".heic", ".heif", ".hif", ".jxl", ".jxr", ".svg", ".eps", ".exr", ".hdr", ".psb", ".xcf"}
+OTHER_IMAGES |= {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}  # of cameras
+"""Endings of images that Pillow cannot open, or only with another package."""
+FOREIGN = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+"""Folders that other programs leave in a folder of images, beside those whose names begin with a dot."""
 
 
 def read_idx(path: Path) -> Tensor:
-    """Bytes of a gzip IDX file (the format of MNIST) as a uint8 tensor of the shape it declares; ValueError if it is none."""
+    """Return the bytes of an IDX file, the format of MNIST, as a uint8 tensor of the shape it declares.
+
+    path: the file, packed by gzip if its name ends so. Raises ValueError if it is no such file.
+    """
     try:
-        with gzip.open(path) as file:
-            content = file.read()
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (EOFError, gzip.BadGzipFile, zlib.error):
         content = b""
     dims = content[3] if len(content) > 3 and content[:3] == b"\0\0\x08" else 0
@@ -56,10 +67,15 @@ def mnist(root: Path, download: bool) -> tuple[Split, Split]:
     return train, test
 
 
-def mnist_images(path: Path) -> Tensor:
-    """The images (N, 1, 28, 28) of one of MNIST's files; ValueError if it holds others."""
+def mnist_images(packed: Path) -> Tensor:
+    """Return the images (N, 1, 28, 28) of one of MNIST's files.
+
+    packed: the file as it is handed out. torchvision unpacks it, and reads the unpacked file alone;
+    that one is read where the packed one is missing. Raises ValueError for a file of other images.
+    """
+    path = packed if packed.exists() else packed.with_suffix("")
     images = read_idx(path).unsqueeze(1)
-    if hashlib.sha256(images.flatten().numpy().data).hexdigest() != MNIST_SHA256[path.name]:
+    if hashlib.sha256(images.flatten().numpy().data).hexdigest() != MNIST_SHA256[packed.name]:
         raise ValueError(f"{path} does not hold the images of MNIST; delete it and fetch it again")
     return images
 
@@ -125,6 +141,8 @@ def find_images(name: str, data_dir: str | None = None, download: bool = False) 
         for root in roots:
             if (splits := open_whole(name, root, download)) is not None:
                 return splits
+        for root in roots:
+            refuse_too_deep(name, root)
         if download:
             return fetched(name, roots[0])
     except ModuleNotFoundError as error:
@@ -150,6 +168,15 @@ def open_whole(name: str, root: Path, download: bool) -> tuple[Split, Split] | N
         if "not found" not in str(error):  # torchvision's words for all three
             raise
         return None
+
+
+def refuse_too_deep(name: str, root: Path) -> None:
+    """Raise FileNotFoundError where `root` is the folder of the data set itself, or within it."""
+    place, given = Path(SOURCES[name][0]), Path(os.path.abspath(root))
+    for right in given.parents[: len(place.parts)]:
+        if (right / place).is_dir() and given.relative_to(right) in (place, *place.parents):
+            way_out = f"set data_dir='{right}', the folder that holds {place.as_posix()}/"
+            raise FileNotFoundError(f"dataset={name!r}: '{root}' is within the data set; {way_out}")
 
 
 def fetched(name: str, root: Path) -> tuple[Split, Split]:
@@ -178,20 +205,87 @@ def not_found(name: str, roots: list[Path]) -> str:
 
 
 def folder_images(data_dir: str | None) -> tuple[Split, Split]:
-    """Image files below a folder in the order of their relative paths: every tenth, from the first on, is for testing.
+    """Return the image files below a folder for training and for testing.
 
-    Hidden files and folders and files of other suffixes than SUFFIXES are left out. Raises FileNotFoundError for fewer than two.
+    Where the folder has sub-folders train/ and test/ (else val/, valid/ or validation/) that hold
+    images, the latter is for testing and all others are for training. Else every tenth image is
+    for testing, from the first on, in the order of their relative paths.
+    data_dir: the folder. Hidden files and folders, those of FOREIGN and files whose endings are
+    not those of `readable` are left out; `left_out` names the images among them. Links are
+    followed, each folder is read once. Raises FileNotFoundError for fewer than two images.
     """
     if data_dir is None:
         raise FileNotFoundError("dataset='folder' needs data_dir, the folder that holds the images")
-    root = Path(data_dir)
-    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
-    paths = [root / name for name in names if not name.startswith(".") and "/." not in name]
-    if len(paths) < 2:
+    root, endings = Path(data_dir), readable()
+    files, problems = files_below(root)
+    names = [name for name in files if ending(name) in endings]
+    if len(names) < 2:
         place = f"dataset='folder': data_dir={data_dir!r} "
-        what = f"holds {len(paths)} images" if root.is_dir() else "is not a folder"
-        raise FileNotFoundError(f"{place}{what}; name a folder with two or more ({', '.join(sorted(SUFFIXES))})")
-    return [path for i, path in enumerate(paths) if i % 10], paths[::10]
+        what = f"holds {len(names)} images" if root.is_dir() else "is not a folder"
+        unread = f", {problems[0]} cannot be read" if root.is_dir() and problems else ""
+        way_out = "name a folder with two or more (.jpg, .png, .webp, .tif, ... as Pillow opens them)"
+        raise FileNotFoundError(f"{place}{what}{unread}; {way_out}")
+    testing = for_testing(names)
+    train, test = ([root / name for name in names if (name in testing) == wanted] for wanted in (False, True))
+    return train, test
+
+
+def for_testing(names: list[str]) -> set[str]:
+    """Return those of relative paths, in order, that `folder_images` takes for testing."""
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        if "/" in name:
+            folders.setdefault(name.split("/")[0].lower(), []).append(name)
+    if "train" in folders:
+        for folder in ("test", "val", "valid", "validation"):
+            if folder in folders:
+                return set(folders[folder])
+    return set(names[::10])
+
+
+def left_out(data_dir: str | Path) -> list[str]:
+    """Return a line for each image below a folder that Pillow cannot open, and each folder that cannot be read."""
+    files, problems = files_below(Path(data_dir))
+    others = OTHER_IMAGES - readable()
+    return problems + [
+        f"{shown(Path(data_dir, name))} (Pillow opens no {ending(name)} files)" for name in files if ending(name) in others
+    ]
+
+
+def files_below(root: Path) -> tuple[list[str], list[str]]:
+    """Return the relative paths of the visible files below a folder, sorted, and a line for each folder that cannot be read."""
+    names: list[str] = []
+    problems: list[str] = []
+    folders, seen = [root], {os.path.realpath(root)}
+    for folder in folders:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            problems.append(f"{shown(folder)} ({error.strerror})")
+            continue
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in FOREIGN:
+                continue
+            path = folder / entry.name
+            if entry.is_dir():
+                if (real := os.path.realpath(path)) not in seen:  # a link may lead back to where it is
+                    seen.add(real)
+                    folders.append(path)
+            elif entry.is_file() or not path.exists():  # no pipe or device; a broken link is an unreadable image
+                names.append(path.relative_to(root).as_posix())
+    return sorted(names), problems
+
+
+def readable() -> set[str]:
+    """Return the endings, in small letters, of the image files that Pillow opens here."""
+    Image.init()
+    formats = Image.OPEN.keys() - NO_PICTURES | {"MPO"}  # MPO is opened as JPEG
+    return {suffix for suffix, format_ in Image.registered_extensions().items() if format_ in formats}
+
+
+def ending(name: str) -> str:
+    """Return the ending of a file's name in small letters, with its dot."""
+    return os.path.splitext(name)[1].lower()
 
 
 def fingerprint(train: Split, test: Split, count: int) -> str:

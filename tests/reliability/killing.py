@@ -189,6 +189,7 @@ def kill_at_random(config: RunConfig, kills: int, seconds: float, seed: int, tal
     chance, run_dir = random.Random(seed), Path(config.run_dir)
     killed = 0
     while killed < kills:
+        left = set(run_dir.glob("*.tmp"))
         forked = Forked(config)
         forked.wait(chance.uniform(0, seconds))
         if not forked.kill(chance.randrange(config.devices)):  # it had come to its end: begin again, kill earlier
@@ -197,7 +198,7 @@ def kill_at_random(config: RunConfig, kills: int, seconds: float, seed: int, tal
             continue
         killed, tally.kills, tally.resumes = killed + 1, tally.kills + 1, tally.resumes + 1
         tally.kills_of_one_of_two_processes += config.devices > 1
-        tally.kills_in_a_save += any(run_dir.glob("*.tmp"))
+        tally.kills_in_a_save += bool(set(run_dir.glob("*.tmp")) - left)
     whole_run(config)
 
 

@@ -103,7 +103,7 @@ def test_a_folder_that_disappears_stops_the_run_and_it_goes_on_when_the_folder_i
     with (
         pytest.warns(UserWarning, match="cannot be read"),
         pytest.raises(
-            ValueError, match=r"^100 images in a row cannot be read, the first is .*\(No such file [^\n]+\)[^\n]*checkpoint$"
+            ValueError, match=r"^9 images in a row cannot be read, the first is .*\(No such file [^\n]+\)[^\n]*checkpoint$"
         ),
     ):
         trained(run, lambda: pictures.rename(tmp_path / "elsewhere"))
@@ -371,6 +371,31 @@ def test_files_that_are_whole_but_no_mnist_are_refused(mirror, tmp_path):
         (raw / name).write_bytes(gzip.compress(idx(pixels)))
         with pytest.raises(ValueError, match=rf"{name} does not hold the images of MNIST; delete it and fetch it again"):
             digits(tmp_path / "data")
+
+
+def test_unpacked_files_are_read_as_torchvision_reads_them(mirror, tmp_path):
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    shutil.copytree(mirror, raw)
+    before = digits(tmp_path / "data")
+    for packed in raw.glob("*.gz"):
+        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+        packed.unlink()
+    after = digits(tmp_path / "data")
+    assert torch.equal(after.train, before.train)
+    assert torch.equal(after.evaluation(9), before.evaluation(9))
+    name = sources.MNIST_FILES[0].removesuffix(".gz")
+    os.truncate(raw / name, 99)
+    with pytest.raises(ValueError, match=rf"{name} is not a whole IDX file of bytes; delete it and fetch it again"):
+        digits(tmp_path / "data")
+
+
+@pytest.mark.parametrize("below", ["MNIST", "MNIST/raw"])
+def test_the_folder_of_mnist_itself_is_named_with_the_right_one(below, mirror, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(mirror, root / "MNIST" / "raw")
+    message = rf"'{root / below}' is within the data set; set data_dir='{root}', the folder that holds MNIST/raw/$"
+    with pytest.raises(FileNotFoundError, match=message):
+        digits(root / below)
 
 
 @pytest.mark.parametrize("shape", [(2**16, 2**16, 2**16, 2**16), (0, 28, 28), (2**32 - 1,) * 255])
