@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asintrovae.build import build_model
 from asintrovae.checkpoint import load_checkpoint, restore_evaluated
-from asintrovae.config import RunConfig
+from asintrovae.config import RunConfig, expand_home, with_defaults
 from asintrovae.data import example_shape
 from asintrovae.data.files import code_hash, write_atomically
 from asintrovae.networks import GAN, Autoencoder
@@ -70,16 +70,17 @@ def save_samples(config: RunConfig, points: Tensor) -> None:
 
 def load_samples(run_dir: str | Path) -> Tensor:
     """What save_samples wrote, (N, 2), in float32. Raises FileNotFoundError where there are none."""
-    return torch.from_numpy(numpy.load(Path(run_dir) / "samples.npy", allow_pickle=False).astype(numpy.float32))
+    path = Path(expand_home("run_dir", run_dir)) / "samples.npy"
+    return torch.from_numpy(numpy.load(path, allow_pickle=False).astype(numpy.float32))
 
 
 def load_run(run_dir: str | Path) -> Run:
     """A run from its folder. Raises FileNotFoundError, naming the folder, where it holds no finished run."""
-    run_dir = Path(run_dir)
+    run_dir = Path(expand_home("run_dir", run_dir))
     if not (run_dir / "record.json").exists():
         raise FileNotFoundError(f"run_dir='{run_dir}' holds no record.json; train first, or give the folder of a finished run")
     record = json.loads((run_dir / "record.json").read_text())
-    config = RunConfig(**record["config"])
+    config = RunConfig(**with_defaults(record["config"]))
     history = read_history(run_dir / "history.csv")
     checkpoint = load_checkpoint(run_dir)
     if checkpoint is None:
@@ -95,7 +96,7 @@ def load_records(folder: str | Path) -> dict[str, dict[str, Any]]:
 
     Raises FileNotFoundError, naming the folder, where it holds none.
     """
-    folder = Path(folder)
+    folder = Path(expand_home("folder", folder))
     paths = sorted(folder.rglob("record.json"), key=lambda path: path.parts)
     if not paths:
         raise FileNotFoundError(f"folder='{folder}' holds no record.json; run the sweep that fills it, or name another")

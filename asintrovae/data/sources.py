@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asintrovae.config import expand_home
 from asintrovae.data.files import embedded
 
 Split = Tensor | list[Path]
@@ -120,7 +121,8 @@ def find_images(name: str, data_dir: str | None = None, download: bool = False) 
         return folder_images(data_dir)
     if name not in SOURCES:
         raise ValueError(f"dataset={name!r} is not one of mnist-subset, {', '.join(SOURCES)}, folder")
-    roots = [Path(root) for root in ([data_dir] if data_dir else [os.environ.get("ASINTROVAE_DATA"), "data"]) if root]
+    named = {"data_dir": data_dir} if data_dir else {"ASINTROVAE_DATA": os.environ.get("ASINTROVAE_DATA"), "data_dir": "data"}
+    roots = [Path(expand_home(place, root)) for place, root in named.items() if root]
     try:
         for root in roots:
             if (splits := open_whole(name, root, download)) is not None:
@@ -184,7 +186,7 @@ def folder_images(data_dir: str | None) -> tuple[Split, Split]:
     """
     if data_dir is None:
         raise FileNotFoundError("dataset='folder' needs data_dir, the folder that holds the images")
-    root = Path(data_dir)
+    root = Path(expand_home("data_dir", data_dir))
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
     paths = [root / name for name in names if not name.startswith(".") and "/." not in name]
     if len(paths) < 2:
