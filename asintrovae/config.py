@@ -303,7 +303,7 @@ class RunConfig(BaseModel):
         if kind is not None and config.dataset not in DATASETS[kind]:
             raise ParameterError(f"dataset={config.dataset!r}: this notebook takes {', '.join(DATASETS[kind])}")
         if isinstance(namespace, MutableMapping) and not _history(namespace):
-            namespace["_read_before"] = frozenset(namespace)
+            namespace["_read_before"] = id(namespace), frozenset(namespace) - later
         return config
 
     def warmup_iterations(self) -> int:
@@ -371,8 +371,8 @@ def _made_later(namespace: Mapping[str, Any]) -> set[str]:
     """
     history = _history(namespace)
     if not history:
-        before = namespace.get("_read_before")
-        return set() if before is None else set(namespace) - before - RunConfig.model_fields.keys()
+        whose, before = namespace.get("_read_before", (None, frozenset()))
+        return set(namespace) - before - RunConfig.model_fields.keys() if whose == id(namespace) else set()
     later: set[str] = set()
     behind = False
     for cell in history[:-1]:  # the last one is this call
@@ -410,9 +410,9 @@ MESSAGES = {
     "string_too_long": "must have at most {max_length} characters",
     "string_pattern_mismatch": "must be 'auto', 'cpu', 'mps', 'cuda' or one GPU, 'cuda:0' to 'cuda:99'",  # device
     "literal_error": "must be {expected}",
-    "too_short": "must hold at least {min_length} numbers, got {actual_length}",
-    "too_long": "must hold at most {max_length} numbers, got {actual_length}",
-    "missing": "must hold two numbers",  # of adam_betas
+    "too_short": "must have {min_length} or more entries, got {actual_length}",
+    "too_long": "must have {max_length} or fewer entries, got {actual_length}",
+    "missing": "must have two entries",  # adam_betas
 }
 """What the errors of pydantic mean, by type."""
 
@@ -425,13 +425,19 @@ def _in_one_line(problem: dict[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name[:100], RunConfig.model_fields, n=1, cutoff=0.0)
         return f"unknown parameter {short(name)} (value {short(value)}); did you mean {near[0]!r}?"
-    message = MESSAGES.get(problem["type"], "").format(**problem.get("ctx", {})) or problem["msg"]
+    limits = {key: _as_written(limit) for key, limit in problem.get("ctx", {}).items()}
+    message = MESSAGES.get(problem["type"], "").format(**limits) or problem["msg"]
     message = message.removeprefix("Value error, ")
     if value is None:
         return f"{name}=None: {message}; leave it out for the default"
     if problem["type"] in ("literal_error", "string_pattern_mismatch") and (near := _nearest(value, message)):
         message += f"; did you mean {near[0]!r}?"
     return f"{name}={short(value)}: {message}"
+
+
+def _as_written(limit: Any) -> Any:
+    """A limit of a range without the decimals of a whole number."""
+    return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
 
 
 def _nearest(value: Any, message: str) -> list[str]:

@@ -245,7 +245,7 @@ def test_images_notebook_runs_without_an_encoder_and_in_colour(tmp_path, monkeyp
     ("parameters", "message"),
     [
         ({"modle": "x"}, "unknown parameter 'modle' (value 'x'); did you mean 'model'?"),
-        ({"iterations": "many"}, "iterations='many': should be a valid integer, unable to parse string as an integer"),
+        ({"iterations": "many"}, "iterations='many': must be a whole number, such as 1000"),
     ],
 )
 def test_a_bad_parameter_stops_the_run_before_training(path, tmp_path, parameters, message, monkeypatch):

@@ -55,7 +55,8 @@ def test_a_grid_is_the_product_of_its_axes_and_seeds(tmp_path):
     last = points[-1]
     assert last.labels == {"model": "soft", "beta_kl": "beta_kl=0.2"}
     assert last.run_dir == tmp_path / "runs" / "soft" / "beta_kl=0.2" / "1"
-    assert last.parameters == {**SMALL, "model": "soft_intro", "beta_kl": 0.2, "seed": 1, "run_dir": "runs/soft/beta_kl=0.2/1"}
+    own = {"model": "soft_intro", "beta_kl": 0.2, "seed": 1, "run_dir": "runs/soft/beta_kl=0.2/1"}
+    assert last.parameters == {**SMALL, "threads": 1, **own}
     assert (last.config.model, last.config.widths, last.config.threads, last.config.beta_rec) == ("soft_intro", (8,), 1, 0.2)
 
 
@@ -92,7 +93,10 @@ def test_without_axes_the_seeds_are_the_grid(tmp_path):
         ({"axes": ["model"]}, "axes must be a mapping, name: value, got ['model']"),
         ({"axes": {"model": {}}}, "axis 'model' is empty; give it labels with parameters, or a list of values"),
         ({"axes": {"model": []}}, "axis 'model' is empty; "),
-        ({"axes": {"model": "vae"}}, "axis 'model' must be a mapping, name: value, got 'vae'"),
+        (
+            {"axes": {"model": "vae"}},
+            "axis 'model' must be a list of values, or a mapping, label: {{parameter: value}}, got 'vae'",
+        ),
         ({"axes": {"status": {"a": {"beta_kl": 1}}}}, "axis 'status': the table has a column of that name; rename the axis"),
         ({"axes": {"m": {"a": ["vae"]}}}, "axis 'm', label 'a' must be a mapping, name: value, got ['vae']"),
         ({"axes": {"m": {0.1: {"beta_kl": 1}}}}, "axis 'm': 0.1 must be text; put it in quotes"),
@@ -104,7 +108,7 @@ def test_without_axes_the_seeds_are_the_grid(tmp_path):
         ({"axes": {"beta_kl": [1], "iterations": [60]}}, "axis 'iterations' sets 'iterations', which fixed sets as well; leave"),
         ({"axes": {"beta_kl": [1, "1"]}}, "axis 'beta_kl': label 'beta_kl=1' stands there twice, and both would share a folder"),
         ({"axes": {"m": {"a": {}, "A": {}}}}, "axis 'm': label 'A' stands there twice"),
-        ({"axes": {"beta_kl": [-1]}}, "axis 'beta_kl' at 'beta_kl=-1': beta_kl=-1: should be greater than or equal to 0"),
+        ({"axes": {"beta_kl": [-1]}}, "axis 'beta_kl' at 'beta_kl=-1': beta_kl=-1: must be at least 0"),
         ({"axes": {"m": {"a": {"warmup": 70}}}}, "axis 'm' at 'a': warmup=70 exceeds iterations=60; lower it or leave it out"),
     ],
 )
