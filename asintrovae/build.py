@@ -88,9 +88,12 @@ def refuse_giant(config: RunConfig) -> None:
     share = config.batch_size // config.devices
     example = math.prod(shape) + 4 * config.latent_dim + config.widths[0] * math.prod(shape[1:])
     gram = config.batch_size**2 if config.model == "as_intro" and config.c != 1 else 0
+    batch = f"batch_size={config.batch_size}"
+    if config.dataset == "folder":
+        batch += f", resolution={config.resolution}"
     needs = {
         sizes(config): 4 * processes * weights(config, shape),
-        f"batch_size={config.batch_size}": processes * (share * example + gram),
+        batch: processes * (share * example + gram),
         f"devices={config.devices}": 50_000_000 * processes,
     }
     refuse_too_large(needs, device)

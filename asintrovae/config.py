@@ -248,12 +248,10 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _images_fit(self) -> Self:
         size, times = self.resolution, len(self.widths)
+        if size is None:  # points; of images the size is known by now
+            return self
         if self.dataset in DATASETS["points"]:
-            if size is not None:
-                raise ValueError(f"resolution={size} is for images, but dataset={self.dataset!r}; leave it out")
-            return self
-        if size is None:  # it was completed before
-            return self
+            raise ValueError(f"resolution={size} is for images, but dataset={self.dataset!r}; leave it out")
         own = RESOLUTIONS[self.dataset]
         if self.dataset != "folder" and size != own:
             raise ValueError(f"resolution={size}: dataset={self.dataset!r} has images of {own}x{own}; leave it out")

@@ -21,7 +21,7 @@ from conftest import ROOT, build
 from filelock import FileLock
 
 from asintrovae import ParameterError, grid, load_run, save_record, sweep, train
-from asintrovae.checkpoint import load_checkpoint
+from asintrovae.checkpoint import load_checkpoint, save_checkpoint
 from asintrovae.training import Divergence, TrainingResult
 
 TRAINING = ROOT / "book" / "training"
@@ -73,6 +73,52 @@ def test_paths_count_from_the_file_and_another_folder_from_here(tmp_path, monkey
     path = grid_file(tmp_path / "deep", notebook=os.path.relpath(TRAINING / "toy.ipynb", tmp_path / "deep"))
     assert points_of(path)[0].run_dir == tmp_path / "deep/runs/vae/beta_kl=0.1/0"
     assert grid.read_grid(path, Path("else"))[1][0].run_dir == tmp_path / "else/vae/beta_kl=0.1/0"
+
+
+def test_the_home_folder_is_meant_by_every_path_of_a_grid(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "toy.ipynb").write_bytes((TRAINING / "toy.ipynb").read_bytes())
+    (tmp_path / "deep").mkdir()
+    fixed = {**SMALL, "data_dir": "~/data"}
+    path = grid_file(tmp_path / "deep", notebook="~/toy.ipynb", run_dir="~/runs", fixed=fixed)
+    for given, folder in ((None, "runs"), (Path("~/else"), "else")):
+        run_dir, points = grid.read_grid(path, given)
+        assert run_dir == tmp_path / folder
+        assert points[0].run_dir == tmp_path / folder / "vae/beta_kl=0.1/0"
+        assert points[0].config.data_dir == str(tmp_path / "data")
+    assert len(points_of("~/deep/grid.yaml")) == 8
+    with pytest.raises(ParameterError, match=r"run_dir='~nobody-of-that-name/x': no home folder is known for"):
+        points_of(grid_file(tmp_path, run_dir="~nobody-of-that-name/x"))
+
+
+def test_a_point_larger_than_this_machine_is_refused_before_a_cluster_starts(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("asintrovae.build.memory", lambda device: 2**30)
+    monkeypatch.setitem(sys.modules, "distributed", type(sys)("distributed"))
+    sys.modules["distributed"].Client = sys.modules["distributed"].LocalCluster = None
+    assert sweep.main([str(grid_file(tmp_path, fixed={**SMALL, "widths": [2**16, 2**16]}))]) == 2
+    assert "widths=(65536, 65536), latent_dim=2: the run needs more than" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["record", "checkpoint"])
+def test_a_run_begun_before_a_parameter_existed_is_no_other(tmp_path, what):
+    (first, *_) = points_of(grid_file(tmp_path))
+    path = first.run_dir / "record.json"
+    if what == "record":
+        record(first)
+        content = json.loads(path.read_text())
+        del content["config"]["kl_annealing"]
+        path.write_text(json.dumps(content))
+    else:
+        config = first.config.model_copy(update={"run_dir": str(first.run_dir)})
+        data, model, objective = build(config)
+        train(model, objective, data, config)
+        checkpoint = load_checkpoint(first.run_dir)
+        del checkpoint.meta["config"]["kl_annealing"]
+        save_checkpoint(first.run_dir, checkpoint)
+    assert grid.state(first) == {"record": "finished", "checkpoint": "interrupted at iteration 60 of 60"}[what]
+    other = points_of(grid_file(tmp_path, fixed={**SMALL, "kl_annealing": 0.5}))[0]
+    with pytest.raises(ParameterError, match=r"holds another run \(kl_annealing 0.0 there, 0.5 here\)"):
+        grid.state(other)
 
 
 def test_without_axes_the_seeds_are_the_grid(tmp_path):

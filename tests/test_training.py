@@ -10,7 +10,7 @@ from asintrovae import ParameterError, RunConfig, evaluate, load_run, save_recor
 from asintrovae.checkpoint import load_checkpoint, save_checkpoint
 from asintrovae.networks import mlp_autoencoder, precise_batchnorm
 from asintrovae.objectives import VAE, Phase
-from asintrovae.records import load_samples
+from asintrovae.records import load_records, load_samples
 from asintrovae.training import Loop, build_optimizers, described
 
 
@@ -136,6 +136,21 @@ def test_a_run_dir_with_another_objective_is_refused(tmp_path):
     train(model, objective, data, config)
     with pytest.raises(ParameterError, match=r"another run \(objective.beta_neg 0.9 there, 500 here\)"):
         train(model, dataclasses.replace(objective, beta_neg=500), data, config)
+
+
+def test_runs_are_read_from_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = tiny_config("~/runs/x", model="vae")
+    result, model = run(config)
+    data, _, _ = build(config)
+    save_record(config, result, evaluate(model, data, config))
+    save_samples(config, data.evaluation(5))
+    assert load_run("~/runs/x").config == load_run(tmp_path / "runs" / "x").config == config
+    assert list(load_records("~/runs")) == ["x"]
+    assert load_samples("~/runs/x").shape == (5, 2)
+    for read in (load_run, load_records, load_samples):
+        with pytest.raises(ParameterError, match=r"='~nobody-of-that-name': no home folder is known for"):
+            read("~nobody-of-that-name")
 
 
 def forget(run_dir, name, objective):
