@@ -10,7 +10,7 @@ import torch
 
 from asintrovae.config import ParameterError, RunConfig
 from asintrovae.data import DENSITIES, ImageData, ToyData, example_shape, load_images, toy_density
-from asintrovae.networks import GAN, Autoencoder, conv_autoencoder, conv_gan, mlp_autoencoder, mlp_gan, smallest_grid
+from asintrovae.networks import GAN, Autoencoder, conv_autoencoder, conv_gan, mlp_autoencoder, mlp_gan
 from asintrovae.objectives import VAE, WGANGP, ASIntroVAE, IntroVAE, Objective, SoftIntroVAE
 from asintrovae.parallel import world
 from asintrovae.randomness import generator_for
@@ -25,13 +25,15 @@ OBJECTIVES: dict[str, type] = {
 
 
 def build_data(config: RunConfig) -> ToyData | ImageData:
-    """The data set of the run, batches on its device.
+    """Return the data set of the run, with batches on its device.
 
-    Raises FileNotFoundError where its files are missing, ValueError for unreadable ones with config.strict_images, and
-    ParameterError where run_dir is a file or below one.
+    Raises ParameterError where run_dir is a file or below one, and where the run cannot fit into the memory, before any
+    image is decoded; FileNotFoundError where files of the data set are missing; ValueError for unreadable ones with
+    config.strict_images.
     """
     device = config.torch_device()
     refuse_file(config.run_dir)
+    refuse_giant(config)
     if config.dataset in DENSITIES:
         return ToyData(toy_density(config.dataset), config.batch_size, config.seed, device)
     return load_images(config, device)
@@ -40,13 +42,11 @@ def build_data(config: RunConfig) -> ToyData | ImageData:
 def build_model(config: RunConfig, shape: tuple[int, ...]) -> Autoencoder | GAN:
     """Freshly initialised networks for examples of this shape, on the device of the run; the seed fixes the weights.
 
-    Raises ParameterError for widths that do not fit the shape, or whose weights alone exceed the memory.
+    Raises ValueError for widths that do not fit the shape, ParameterError where the weights alone exceed the memory.
     """
-    if len(shape) == 3 and smallest_grid(shape, config.widths)[1:] == (1, 1) and config.batch_size == 1:
-        raise ParameterError(f"batch_size=1 leaves BatchNorm nothing to average: widths={config.widths} halve the image to 1x1")
     device = config.torch_device()
+    refuse_too_large({sizes(config): weights(config, shape)}, device)
     with torch.random.fork_rng(devices=[]):
-        refuse_too_large({sizes(config): weights(config, shape)}, device)
         torch.manual_seed(generator_for(config.seed, "init").initial_seed())
         return new_model(config, shape).to(device)
 
@@ -88,9 +88,12 @@ def refuse_giant(config: RunConfig) -> None:
     share = config.batch_size // config.devices
     example = math.prod(shape) + 4 * config.latent_dim + config.widths[0] * math.prod(shape[1:])
     gram = config.batch_size**2 if config.model == "as_intro" and config.c != 1 else 0
+    batch = f"batch_size={config.batch_size}"
+    if config.dataset == "folder":
+        batch += f", resolution={config.resolution}"
     needs = {
         sizes(config): 4 * processes * weights(config, shape),
-        f"batch_size={config.batch_size}": processes * (share * example + gram),
+        batch: processes * (share * example + gram),
         f"devices={config.devices}": 50_000_000 * processes,
     }
     refuse_too_large(needs, device)
@@ -112,7 +115,7 @@ def sizes(config: RunConfig) -> str:
 
 def weights(config: RunConfig, shape: tuple[int, ...]) -> int:
     """Number of weights for examples of this shape; none of them is made."""
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return sum(parameter.numel() for parameter in new_model(config, shape).parameters())
 
 

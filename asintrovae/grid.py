@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asintrovae.checkpoint import load_checkpoint
-from asintrovae.config import ParameterError, RunConfig, short, with_defaults
+from asintrovae.config import ParameterError, RunConfig, differences, expand_home, short, with_defaults
 from asintrovae.data.files import write_atomically
 from asintrovae.records import damage, read_record
 from asintrovae.training import FREE_PARAMETERS
@@ -72,10 +72,13 @@ def read_grid(path: Path, run_dir: Path | None = None) -> tuple[Path, list[Point
 
     run_dir: in place of the file's. Raises ParameterError, one line with the file, what is wrong in it and the way out.
     """
+    path = Path(expand_home("grid", path))
     try:
         content, folder = load_yaml(path), path.resolve().parent
-        base = content["run_dir"] if run_dir is None else str(run_dir.resolve())
-        notebook = content["notebook"]
+        base = expand_home("run_dir", content["run_dir"])
+        if run_dir is not None:
+            base = str(Path(expand_home("run_dir", run_dir)).resolve())
+        notebook = expand_home("notebook", content["notebook"])
         points = expand(content, str(folder), notebook, base, notebook_defaults(folder / notebook))
         return (folder / base).resolve(), points
     except ParameterError as error:
@@ -205,6 +208,10 @@ def labels_of(axis: str, values: Any) -> dict[str, dict[str, Any]]:
         texts = ["-".join(map(str, value)) if isinstance(value, list) else str(value) for value in values]
         pairs = [(f"{axis}={text}", {axis: value}) for text, value in zip(texts, values, strict=True)]
     else:
+        if not isinstance(values, dict):
+            raise ParameterError(
+                f"{what} must be a list of values, or a mapping, label: {{parameter: value}}, got {short(values)}"
+            )
         pairs = list(mapping(what, values).items())
     labels: dict[str, dict[str, Any]] = {}
     for label, parameters in pairs:
@@ -273,10 +280,7 @@ def state(point: Point) -> str:
 
 def refuse_others(point: Point, there: Mapping[str, Any], free: set[str]) -> None:
     """Raise ParameterError, with the differences, if the run in the point's folder has other parameters."""
-    here, there = point.config.model_dump(mode="json"), with_defaults(there)
-    names = [name for name in here if name not in free and there[name] != here[name]]
-    if names:
-        found = ", ".join(f"{name} {there[name]!r} there, {here[name]!r} here" for name in names)
+    if found := differences(with_defaults(there), point.config.model_dump(mode="json"), free):
         raise ParameterError(
             f"{point.name}: '{point.run_dir}' holds another run ({found}); remove it, or choose another --run-dir"
         )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from asintrovae.build import build_model
 from asintrovae.checkpoint import load_checkpoint, restore_evaluated
-from asintrovae.config import ParameterError, RunConfig
+from asintrovae.config import ParameterError, RunConfig, expand_home, with_defaults
 from asintrovae.data import example_shape
 from asintrovae.data.files import code_hash, write_atomically
 from asintrovae.networks import GAN, Autoencoder
@@ -82,7 +82,7 @@ def load_samples(run_dir: str | Path) -> Tensor:
 
     Raises FileNotFoundError where there are none, ParameterError for a damaged file.
     """
-    path = Path(run_dir) / "samples.npy"
+    path = Path(expand_home("run_dir", run_dir)) / "samples.npy"
     if not path.exists():
         raise FileNotFoundError(f"run_dir='{run_dir}' holds no samples.npy; only runs of points keep their samples")
     with naming(path):
@@ -124,12 +124,12 @@ def load_run(run_dir: str | Path) -> Run:
     Raises FileNotFoundError, naming the folder, where it holds no finished run, and ParameterError,
     naming the file, where one is damaged.
     """
-    run_dir = Path(run_dir)
+    run_dir = Path(expand_home("run_dir", run_dir))
     if not (run_dir / "record.json").exists():
         raise FileNotFoundError(f"run_dir='{run_dir}' holds no record.json; train first, or give the folder of a finished run")
     record = read_record(run_dir / "record.json")
     with naming(run_dir / "record.json"):
-        config = RunConfig(**record["config"])
+        config = RunConfig(**with_defaults(record["config"]))
     history = read_history(run_dir / "history.csv")
     checkpoint = load_checkpoint(run_dir)
     if checkpoint is None:
@@ -145,7 +145,7 @@ def load_records(folder: str | Path) -> dict[str, dict[str, Any]]:
 
     Raises FileNotFoundError, naming the folder, where it holds none, ParameterError for a damaged one.
     """
-    folder = Path(folder)
+    folder = Path(expand_home("folder", folder))
     paths = sorted(folder.rglob("record.json"), key=lambda path: path.parts)
     if not paths:
         raise FileNotFoundError(f"folder='{folder}' holds no record.json; run the sweep that fills it, or name another")

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from asintrovae.build import refuse_giant
 from asintrovae.config import ParameterError
 from asintrovae.data.decode import cores
 from asintrovae.ensemble import cost, refuse_misfits, run_ensemble, shape_of
@@ -215,6 +216,8 @@ def cluster_for(points: list[Point], scheduler: str | None, workers: int | None)
         with client:
             yield client, []
         return
+    for point in points:
+        refuse_giant(point.config)
     cuda = any(point.config.torch_device().type == "cuda" for point in points)
     devices = max(point.config.devices for point in points)
     groups = gpu_groups(devices) if cuda else []

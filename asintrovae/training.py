@@ -1,7 +1,10 @@
 """The loop. It knows phases, data and checkpoints; it does not know which model it trains."""
 
+import ast
 import copy
+import dataclasses
 import functools
+import json
 import time
 import warnings
 from collections.abc import Iterator
@@ -27,7 +30,7 @@ from asintrovae.checkpoint import (
     restore_evaluated,
     save_checkpoint,
 )
-from asintrovae.config import ParameterError, RunConfig, with_defaults
+from asintrovae.config import ParameterError, RunConfig, differences, with_defaults
 from asintrovae.data.decode import write_row
 from asintrovae.data.files import code_hash
 from asintrovae.interruption import Interruption, alone_in, interruptible
@@ -315,10 +318,43 @@ def describe(done: int, result: TrainingResult, config: RunConfig, objective: Ob
         "seconds": result.seconds,
         "history": result.history,
         "config": config.model_dump(mode="json"),
-        "objective": repr(objective),
+        "objective": described(objective),
         "data": getattr(data, "fingerprint", ""),
         "code": code_hash(),
     }
+
+
+def described(objective: Objective) -> dict[str, Any]:
+    """Return the class of an objective as "objective" and its fields as "objective.<name>", in values of JSON."""
+    values = {f"objective.{field.name}": getattr(objective, field.name) for field in fields_of(objective)}
+    plain: dict[str, Any] = json.loads(json.dumps({"objective": type(objective).__qualname__, **values}, default=repr))
+    return plain
+
+
+def saved_objective(saved: str | dict[str, Any], objective: Objective) -> dict[str, Any]:
+    """Return what a checkpoint says of its objective in the form of `described`.
+
+    saved: older checkpoints hold the repr. objective: gives the defaults of the fields that did not exist when it was saved.
+    """
+    fields = fields_of(objective)
+    defaults = {f"objective.{field.name}": field.default for field in fields if field.default is not dataclasses.MISSING}
+    return defaults | (from_repr(saved) if isinstance(saved, str) else saved)
+
+
+def fields_of(objective: Objective) -> tuple[dataclasses.Field[Any], ...]:
+    """Return the fields of an objective; none where it is no dataclass."""
+    return dataclasses.fields(objective) if dataclasses.is_dataclass(objective) else ()
+
+
+def from_repr(text: str) -> dict[str, Any]:
+    """Return the repr of a dataclass in the form of `described`; another text as the class."""
+    try:
+        call = ast.parse(text, mode="eval").body
+        assert isinstance(call, ast.Call)
+        values = {f"objective.{keyword.arg}": ast.literal_eval(keyword.value) for keyword in call.keywords}
+        return {"objective": ast.unparse(call.func), **values}
+    except (SyntaxError, ValueError, AssertionError):
+        return {"objective": text}
 
 
 def evaluated_weights(model: nn.Module, config: RunConfig) -> None:
@@ -332,13 +368,11 @@ def refuse_another_run(config: RunConfig, objective: Objective, checkpoint: Chec
     if checkpoint is None:
         return
     saved, wanted = with_defaults(checkpoint.meta["config"]), config.model_dump(mode="json")
-    names = [name for name in wanted if name not in FREE_PARAMETERS and saved.get(name) != wanted[name]]
-    saved["objective"], wanted["objective"] = checkpoint.meta["objective"], repr(objective)
-    if not names and saved["objective"] != wanted["objective"]:  # not built from the config
-        names = ["objective"]
-    if names:
-        differences = ", ".join(f"{name} {saved.get(name)!r} there, {wanted[name]!r} here" for name in names)
-        raise ParameterError(f"run_dir={config.run_dir!r} holds another run ({differences}); choose another run_dir")
+    found = differences(saved, wanted, FREE_PARAMETERS)
+    if not found:  # an objective need not be built from the config
+        found = differences(saved_objective(checkpoint.meta["objective"], objective), described(objective))
+    if found:
+        raise ParameterError(f"run_dir={config.run_dir!r} holds another run ({found}); choose another run_dir")
     begun, here = checkpoint.meta.get("data", ""), getattr(data, "fingerprint", "")
     if begun and here and begun != here:
         raise ParameterError(

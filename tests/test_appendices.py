@@ -14,7 +14,6 @@ from conftest import ROOT
 from PIL import Image
 
 from asintrovae import RunConfig, as_distance, build_data, build_features, histogram_divergences, load_run, train
-from asintrovae.build import refuse_giant
 from asintrovae.training import naming_memory
 
 from conftest import build, tiny_config  # isort: skip
@@ -128,7 +127,7 @@ def other_code(monkeypatch):
 
 def a_giant(monkeypatch):
     monkeypatch.setattr("asintrovae.build.memory", lambda device: 16 * 2**30)
-    refuse_giant(RunConfig(batch_size=2**20, device="cpu"))
+    build_data(RunConfig(batch_size=2**20, device="cpu"))
 
 
 def a_full_gpu():

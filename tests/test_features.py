@@ -329,7 +329,7 @@ def test_fid_program_scores_real_against_real(monkeypatch, capsys, cache, tmp_pa
         (["mnist-subset", "--fid-weights", "no.pth"], "fid_weights='no.pth' is no file; set fid_weights to a local"),
         (["folder"], "dataset='folder' needs data_dir"),
         (["folder", *few, *weights], f"data_dir='{tmp_path}/few': test has 1 images, FID needs at least 2; add images"),
-        (["mnist-subset", "--fid-precision", "16"], "fid_precision='16': should be '32-true' or 'bf16-mixed'"),
+        (["mnist-subset", "--fid-precision", "16"], "fid_precision='16': must be '32-true' or 'bf16-mixed'"),
         (["mnist-subset", "--count", "1"], "--count 1: a covariance needs at least 2 images"),
     ):
         with pytest.raises(SystemExit) as caught:
@@ -421,7 +421,7 @@ def test_inception_itself_and_foreign_weights(tmp_path, digits):
         ({"dataset": "cifar10"}, "'mnist-classifier' knows digits only, not dataset='cifar10'; use .*'inception' or None"),
         ({"dataset": "rings"}, "looks at images, dataset='rings' is points; use feature_network=None"),
         ({"evaluation_samples": 3}, "needs evaluation_samples of at least 4, got 3"),
-        ({"feature_network": "vgg"}, "feature_network='vgg': should be 'mnist-classifier' or 'inception'"),
+        ({"feature_network": "vgg"}, "feature_network='vgg': must be 'auto', 'mnist-classifier' or 'inception'"),
     ],
 )
 def test_feature_networks_that_do_not_fit_are_refused(parameters, words, tmp_path):

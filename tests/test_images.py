@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from asintrovae import RunConfig, build_data
+from asintrovae import ParameterError, RunConfig, build_data
 from asintrovae.data.images import Epochs, MemoryImages
 from asintrovae.data.sources import find_images, read_idx
 
@@ -43,6 +43,30 @@ def test_missing_files_name_the_places_and_the_ways_out(monkeypatch, tmp_path):
     monkeypatch.setenv("ASINTROVAE_DATA", str(tmp_path / "here"))
     with pytest.raises(FileNotFoundError, match=r"here/MNIST/raw or data/MNIST/raw; set download=True .*'mnist-subset'"):
         find_images("mnist")
+
+
+@pytest.mark.parametrize("place", ["data_dir", "ASINTROVAE_DATA"])
+def test_data_sets_are_found_in_the_home_folder(monkeypatch, tmp_path, place):
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def find(root):
+        if place == "data_dir":
+            return find_images("mnist", root)
+        monkeypatch.setenv("ASINTROVAE_DATA", root)
+        return find_images("mnist")
+
+    with pytest.raises(FileNotFoundError, match=rf"not found in {tmp_path}/data/MNIST/raw"):
+        find("~/data")
+    message = f"^{place}='~nobody-of-that-name/x': no home folder is known for '~nobody-of-that-name'"
+    with pytest.raises(ParameterError, match=message):
+        find("~nobody-of-that-name/x")
+
+
+def test_a_folder_of_images_is_found_in_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    assert find_images("folder", "~") == ([tmp_path / "b.png"], [tmp_path / "a.png"])
 
 
 @pytest.mark.parametrize(

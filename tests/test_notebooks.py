@@ -21,6 +21,8 @@ from own_sockets import own_sockets
 from PIL import Image
 
 from asintrovae import RunConfig, load_run
+from asintrovae.config import DATASETS
+from asintrovae.grid import notebook_defaults, read_grid
 
 BOOK = ROOT / "book"
 CHAPTERS = sorted(BOOK.glob("[0-9]*.ipynb"))
@@ -185,15 +187,42 @@ def test_parameters_cell_is_a_manual_of_run_config(path):
     assert set(parameters) == expected
 
 
-def test_defaults_of_the_toy_notebook_are_those_of_run_config():
-    here = {name: default for name, (default, _) in parameters_of(BOOK / "training" / "toy.ipynb").items()}
-    assert RunConfig(**here) == RunConfig(threads=1)
+def yaml_of(path):
+    return yaml.safe_load(path.read_text())
 
 
-def test_defaults_of_the_images_notebook_are_those_of_the_laptop_file():
-    here = {name: default for name, (default, _) in parameters_of(BOOK / "training" / "images.ipynb").items()}
-    there = yaml.safe_load((BOOK / "training" / "params" / "mnist-laptop.yaml").read_text())
-    assert RunConfig(**here) == RunConfig(**{"run_dir": here["run_dir"], **there})
+PARAMS = BOOK / "training" / "params"
+NOTEBOOK_OF = {row: "toy" if yaml_of(row)["dataset"] in DATASETS["points"] else "images" for row in PARAMS.glob("*.yaml")}
+
+
+@each_template
+def test_defaults_of_a_notebook_are_those_of_run_config(path):
+    defaults = notebook_defaults(path)
+    assert RunConfig(**defaults).model_dump() == RunConfig(dataset=defaults["dataset"]).model_dump()
+
+
+@pytest.mark.parametrize("dataset", sorted({*DATASETS["points"], *DATASETS["images"]}))
+def test_a_data_set_alone_means_the_same_to_a_notebook(dataset):
+    given = {"dataset": dataset, "data_dir": "pictures"}
+    notebook = "toy" if dataset in DATASETS["points"] else "images"
+    defaults = notebook_defaults(BOOK / "training" / f"{notebook}.ipynb")
+    assert RunConfig(**{**defaults, **given}).model_dump() == RunConfig(**given).model_dump()
+
+
+@pytest.mark.parametrize("row", sorted(NOTEBOOK_OF), ids=lambda path: path.stem)
+@pytest.mark.parametrize("model", sorted((PARAMS / "model").glob("*.yaml")), ids=lambda path: path.stem)
+def test_parameter_files_mean_the_same_to_a_notebook_and_to_run_config(row, model):
+    """papermill puts the notebook's defaults first, then one file after the other."""
+    given = {**yaml_of(row), **yaml_of(model)}
+    defaults = notebook_defaults(BOOK / "training" / f"{NOTEBOOK_OF[row]}.ipynb")
+    assert RunConfig(**{**defaults, **given}).model_dump() == RunConfig(**given).model_dump()
+
+
+@pytest.mark.parametrize("path", sorted((BOOK / "training" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_points_of_a_grid_mean_the_same_to_its_notebook_and_to_run_config(path):
+    _, points = read_grid(path)
+    assert points
+    assert all(point.config == RunConfig(**point.parameters) for point in points)
 
 
 @each_template
@@ -254,7 +283,7 @@ def test_images_notebook_draws_as_many_images_as_there_are(tmp_path, monkeypatch
     ("parameters", "message"),
     [
         ({"modle": "x"}, "unknown parameter 'modle' (value 'x'); did you mean 'model'?"),
-        ({"iterations": "many"}, "iterations='many': should be a valid integer, unable to parse string as an integer"),
+        ({"iterations": "many"}, "iterations='many': must be a whole number, such as 1000"),
     ],
 )
 def test_a_bad_parameter_stops_the_run_before_training(path, tmp_path, parameters, message, monkeypatch):

@@ -21,7 +21,7 @@ from conftest import ROOT, build
 from filelock import FileLock
 
 from asintrovae import ParameterError, grid, load_run, save_record, sweep, train
-from asintrovae.checkpoint import load_checkpoint
+from asintrovae.checkpoint import load_checkpoint, save_checkpoint
 from asintrovae.training import Divergence, TrainingResult
 
 TRAINING = ROOT / "book" / "training"
@@ -55,7 +55,8 @@ def test_a_grid_is_the_product_of_its_axes_and_seeds(tmp_path):
     last = points[-1]
     assert last.labels == {"model": "soft", "beta_kl": "beta_kl=0.2"}
     assert last.run_dir == tmp_path / "runs" / "soft" / "beta_kl=0.2" / "1"
-    assert last.parameters == {**SMALL, "model": "soft_intro", "beta_kl": 0.2, "seed": 1, "run_dir": "runs/soft/beta_kl=0.2/1"}
+    own = {"model": "soft_intro", "beta_kl": 0.2, "seed": 1, "run_dir": "runs/soft/beta_kl=0.2/1"}
+    assert last.parameters == {**SMALL, "threads": 1, **own}
     assert (last.config.model, last.config.widths, last.config.threads, last.config.beta_rec) == ("soft_intro", (8,), 1, 0.2)
 
 
@@ -72,6 +73,52 @@ def test_paths_count_from_the_file_and_another_folder_from_here(tmp_path, monkey
     path = grid_file(tmp_path / "deep", notebook=os.path.relpath(TRAINING / "toy.ipynb", tmp_path / "deep"))
     assert points_of(path)[0].run_dir == tmp_path / "deep/runs/vae/beta_kl=0.1/0"
     assert grid.read_grid(path, Path("else"))[1][0].run_dir == tmp_path / "else/vae/beta_kl=0.1/0"
+
+
+def test_the_home_folder_is_meant_by_every_path_of_a_grid(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "toy.ipynb").write_bytes((TRAINING / "toy.ipynb").read_bytes())
+    (tmp_path / "deep").mkdir()
+    fixed = {**SMALL, "data_dir": "~/data"}
+    path = grid_file(tmp_path / "deep", notebook="~/toy.ipynb", run_dir="~/runs", fixed=fixed)
+    for given, folder in ((None, "runs"), (Path("~/else"), "else")):
+        run_dir, points = grid.read_grid(path, given)
+        assert run_dir == tmp_path / folder
+        assert points[0].run_dir == tmp_path / folder / "vae/beta_kl=0.1/0"
+        assert points[0].config.data_dir == str(tmp_path / "data")
+    assert len(points_of("~/deep/grid.yaml")) == 8
+    with pytest.raises(ParameterError, match=r"run_dir='~nobody-of-that-name/x': no home folder is known for"):
+        points_of(grid_file(tmp_path, run_dir="~nobody-of-that-name/x"))
+
+
+def test_a_point_larger_than_this_machine_is_refused_before_a_cluster_starts(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("asintrovae.build.memory", lambda device: 2**30)
+    monkeypatch.setitem(sys.modules, "distributed", type(sys)("distributed"))
+    sys.modules["distributed"].Client = sys.modules["distributed"].LocalCluster = None
+    assert sweep.main([str(grid_file(tmp_path, fixed={**SMALL, "widths": [2**16, 2**16]}))]) == 2
+    assert "widths=(65536, 65536), latent_dim=2: the run needs more than" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["record", "checkpoint"])
+def test_a_run_begun_before_a_parameter_existed_is_no_other(tmp_path, what):
+    (first, *_) = points_of(grid_file(tmp_path))
+    path = first.run_dir / "record.json"
+    if what == "record":
+        record(first)
+        content = json.loads(path.read_text())
+        del content["config"]["kl_annealing"]
+        path.write_text(json.dumps(content))
+    else:
+        config = first.config.model_copy(update={"run_dir": str(first.run_dir)})
+        data, model, objective = build(config)
+        train(model, objective, data, config)
+        checkpoint = load_checkpoint(first.run_dir)
+        del checkpoint.meta["config"]["kl_annealing"]
+        save_checkpoint(first.run_dir, checkpoint)
+    assert grid.state(first) == {"record": "finished", "checkpoint": "interrupted at iteration 60 of 60"}[what]
+    other = points_of(grid_file(tmp_path, fixed={**SMALL, "kl_annealing": 0.5}))[0]
+    with pytest.raises(ParameterError, match=r"holds another run \(kl_annealing 0.0 there, 0.5 here\)"):
+        grid.state(other)
 
 
 def test_without_axes_the_seeds_are_the_grid(tmp_path):
@@ -92,7 +139,10 @@ def test_without_axes_the_seeds_are_the_grid(tmp_path):
         ({"axes": ["model"]}, "axes must be a mapping, name: value, got ['model']"),
         ({"axes": {"model": {}}}, "axis 'model' is empty; give it labels with parameters, or a list of values"),
         ({"axes": {"model": []}}, "axis 'model' is empty; "),
-        ({"axes": {"model": "vae"}}, "axis 'model' must be a mapping, name: value, got 'vae'"),
+        (
+            {"axes": {"model": "vae"}},
+            "axis 'model' must be a list of values, or a mapping, label: {{parameter: value}}, got 'vae'",
+        ),
         ({"axes": {"status": {"a": {"beta_kl": 1}}}}, "axis 'status': the table has a column of that name; rename the axis"),
         ({"axes": {"m": {"a": ["vae"]}}}, "axis 'm', label 'a' must be a mapping, name: value, got ['vae']"),
         ({"axes": {"m": {0.1: {"beta_kl": 1}}}}, "axis 'm': 0.1 must be text; put it in quotes"),
@@ -104,7 +154,7 @@ def test_without_axes_the_seeds_are_the_grid(tmp_path):
         ({"axes": {"beta_kl": [1], "iterations": [60]}}, "axis 'iterations' sets 'iterations', which fixed sets as well; leave"),
         ({"axes": {"beta_kl": [1, "1"]}}, "axis 'beta_kl': label 'beta_kl=1' stands there twice, and both would share a folder"),
         ({"axes": {"m": {"a": {}, "A": {}}}}, "axis 'm': label 'A' stands there twice"),
-        ({"axes": {"beta_kl": [-1]}}, "axis 'beta_kl' at 'beta_kl=-1': beta_kl=-1: should be greater than or equal to 0"),
+        ({"axes": {"beta_kl": [-1]}}, "axis 'beta_kl' at 'beta_kl=-1': beta_kl=-1: must be at least 0"),
         ({"axes": {"m": {"a": {"warmup": 70}}}}, "axis 'm' at 'a': warmup=70 exceeds iterations=60; lower it or leave it out"),
     ],
 )

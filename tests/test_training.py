@@ -7,11 +7,11 @@ import torch
 from conftest import MODELS, build, tiny_config
 
 from asintrovae import ParameterError, RunConfig, evaluate, load_run, save_record, save_samples, train
-from asintrovae.checkpoint import load_checkpoint
+from asintrovae.checkpoint import load_checkpoint, save_checkpoint
 from asintrovae.networks import mlp_autoencoder, precise_batchnorm
-from asintrovae.objectives import Phase
-from asintrovae.records import load_samples
-from asintrovae.training import Loop, build_optimizers
+from asintrovae.objectives import VAE, Phase
+from asintrovae.records import load_records, load_samples
+from asintrovae.training import Loop, build_optimizers, described
 
 
 def run(config):
@@ -108,7 +108,8 @@ def test_the_evaluated_weights_are_the_average_and_training_those_without(tmp_pa
 
 def test_statistics_for_evaluation_do_not_touch_training(tmp_path):
     """However often checkpoints are saved; the same seed then ends in the same weights and is evaluated alike."""
-    small = {"model": "soft_intro", "dataset": "mnist-subset", "widths": (4,), "iterations": 4, "log_every": 1}
+    small = {"model": "soft_intro", "dataset": "mnist-subset", "widths": (4,), "latent_dim": 2, "iterations": 4}
+    small |= {"log_every": 1, "warmup": None}
     often, seldom = (tiny_config(tmp_path / str(every), **small, checkpoint_every=every) for every in (1, 4))
     (one, model), (other, other_model) = run(often), run(seldom)
     assert one.history == other.history
@@ -133,8 +134,60 @@ def test_a_run_dir_with_another_objective_is_refused(tmp_path):
     config = tiny_config(tmp_path, model="soft_intro")
     data, model, objective = build(config)
     train(model, objective, data, config)
-    with pytest.raises(ParameterError, match=r"objective 'SoftIntroVAE.*beta_neg=0\.9.* there, 'SoftIntroVAE.*beta_neg=500"):
+    with pytest.raises(ParameterError, match=r"another run \(objective.beta_neg 0.9 there, 500 here\)"):
         train(model, dataclasses.replace(objective, beta_neg=500), data, config)
+
+
+def test_runs_are_read_from_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = tiny_config("~/runs/x", model="vae")
+    result, model = run(config)
+    data, _, _ = build(config)
+    save_record(config, result, evaluate(model, data, config))
+    save_samples(config, data.evaluation(5))
+    assert load_run("~/runs/x").config == load_run(tmp_path / "runs" / "x").config == config
+    assert list(load_records("~/runs")) == ["x"]
+    assert load_samples("~/runs/x").shape == (5, 2)
+    for read in (load_run, load_records, load_samples):
+        with pytest.raises(ParameterError, match=r"='~nobody-of-that-name': no home folder is known for"):
+            read("~nobody-of-that-name")
+
+
+def forget(run_dir, name, objective):
+    """The checkpoint as it was before the parameter existed; objective: in the form of today or of before."""
+    checkpoint = load_checkpoint(run_dir)
+    del checkpoint.meta["config"][name]
+    checkpoint.meta["objective"] = objective
+    save_checkpoint(run_dir, checkpoint)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"objective": "VAE", "objective.beta_rec": 0.2, "objective.beta_kl": 0.3},
+        "VAE(beta_rec=0.2, beta_kl=0.3)",
+    ],
+)
+def test_a_run_begun_before_a_parameter_existed_goes_on(tmp_path, objective):
+    whole, _ = run(tiny_config(tmp_path / "whole", model="vae"))
+    run(tiny_config(tmp_path, model="vae", iterations=20))
+    config = tiny_config(tmp_path, model="vae")
+    assert set(load_checkpoint(tmp_path).meta["objective"]) == {*described(VAE())}
+    (tmp_path / "checkpoint.previous.safetensors").rename(tmp_path / "checkpoint.safetensors")  # of iteration 10
+    forget(tmp_path, "kl_annealing", objective)
+    resumed, _ = run(config)
+    assert resumed.history == whole.history
+    forget(tmp_path, "kl_annealing", objective)
+    with pytest.raises(ParameterError, match=r"another run \(kl_annealing 0.0 there, 0.5 here\)"):
+        run(tiny_config(tmp_path, model="vae", kl_annealing=0.5))
+
+
+@pytest.mark.parametrize("objective", ["VAE(beta_rec=0.2, beta_kl=500)", "<Own object at 0x7f>", "IntroVAE(beta_rec=0.2)"])
+def test_a_checkpoint_of_another_objective_is_refused_in_its_older_form(tmp_path, objective):
+    run(tiny_config(tmp_path, model="vae"))
+    forget(tmp_path, "kl_annealing", objective)
+    with pytest.raises(ParameterError, match=r"holds another run \(objective"):
+        run(tiny_config(tmp_path, model="vae"))
 
 
 def test_other_code_than_the_run_was_begun_with_is_said(tmp_path, monkeypatch):

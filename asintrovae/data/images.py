@@ -12,16 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from asintrovae.config import ParameterError, RunConfig
+from asintrovae.config import SHAPES, ParameterError, RunConfig
 from asintrovae.data.decode import cores, read, read_all
 from asintrovae.data.sources import Split, find_images, fingerprint, left_out
 from asintrovae.interruption import leave_signals_to_the_run
 from asintrovae.parallel import world
 from asintrovae.randomness import generator_for
 
-RESOLUTIONS = {"celeba128": 128, "celeba256": 256, "pet128": 128, "flowers64": 64, "flowers128": 128}
-SHAPES: dict[str, tuple[int, ...]] = {"mnist-subset": (1, 28, 28), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
-SHAPES |= {name: (3, size, size) for name, size in RESOLUTIONS.items()}
 MEMORY_LIMIT = 2**30
 """Bytes of a data set, both splits, up to which it is decoded at the start and kept on the device."""
 LEAST_SCORED = 4
@@ -252,6 +249,7 @@ def load_images(config: RunConfig, device: torch.device) -> ImageData:
     identify = partial(fingerprint, train, test)
     test = shuffled(test)
     size, epochs = image_shape(config)[1], partial(Epochs, batch_size=config.batch_size, seed=config.seed, mirror=config.mirror)
+    epochs(len(train))  # refuses a batch that is too large before any image is decoded
     data: ImageData
     if isinstance(train, list) and isinstance(test, list) and 3 * size**2 * len(train + test) > MEMORY_LIMIT:
         options: dict[str, Any] = {"workers": config.workers, "strict": config.strict_images, "processes": config.devices}
@@ -289,7 +287,10 @@ def decoded(split: Split, size: int, title: str) -> tuple[Tensor, list[str]]:
 
 def image_shape(config: RunConfig) -> tuple[int, ...]:
     """Shape (C, H, W) of one image of the run's data set."""
-    return (3, config.resolution, config.resolution) if config.dataset == "folder" else SHAPES[config.dataset]
+    if config.dataset != "folder":
+        return SHAPES[config.dataset]
+    assert config.resolution is not None  # RunConfig completes it
+    return (3, config.resolution, config.resolution)
 
 
 def broken(problems: Sequence[str]) -> ValueError:

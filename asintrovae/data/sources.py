@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from asintrovae.config import expand_home
 from asintrovae.data.decode import shown
 from asintrovae.data.files import embedded
 
@@ -136,7 +137,8 @@ def find_images(name: str, data_dir: str | None = None, download: bool = False) 
         return folder_images(data_dir)
     if name not in SOURCES:
         raise ValueError(f"dataset={name!r} is not one of mnist-subset, {', '.join(SOURCES)}, folder")
-    roots = [Path(root) for root in ([data_dir] if data_dir else [os.environ.get("ASINTROVAE_DATA"), "data"]) if root]
+    named = {"data_dir": data_dir} if data_dir else {"ASINTROVAE_DATA": os.environ.get("ASINTROVAE_DATA"), "data_dir": "data"}
+    roots = [Path(expand_home(place, root)) for place, root in named.items() if root]
     try:
         for root in roots:
             if (splits := open_whole(name, root, download)) is not None:
@@ -216,7 +218,7 @@ def folder_images(data_dir: str | None) -> tuple[Split, Split]:
     """
     if data_dir is None:
         raise FileNotFoundError("dataset='folder' needs data_dir, the folder that holds the images")
-    root, endings = Path(data_dir), readable()
+    root, endings = Path(expand_home("data_dir", data_dir)), readable()
     files, problems = files_below(root)
     names = [name for name in files if ending(name) in endings]
     if len(names) < 2:

@@ -98,6 +98,11 @@ CONTRADICTIONS = st.one_of(
     st.integers(2, 9).map(lambda n: Bad({"device": f"cuda:{n}", "devices": n, "batch_size": n}, "device")),
     st.sampled_from(POINTS).map(lambda name: Bad({"dataset": name, "channels_last": True}, "channels_last")),
     st.just(Bad({"estimator": "u", "batch_size": 1}, "estimator")),
+    st.sampled_from(POINTS).map(lambda name: Bad({"dataset": name, "resolution": 64}, "resolution")),
+    st.sampled_from(IMAGES).map(lambda name: Bad({"dataset": name, "resolution": 64}, "resolution")),
+    st.sampled_from([*IMAGES, "celeba256"]).map(lambda name: Bad({"dataset": name, "widths": [4] * 9}, "widths")),
+    st.just(Bad({"dataset": "cifar10", "widths": [4] * 5, "batch_size": 1}, "batch_size")),
+    st.sampled_from(IMAGES).map(lambda name: Bad({"dataset": name, "batch_size": 10**6}, "batch_size")),
     st.sampled_from(POINTS).map(lambda name: Bad({"dataset": name, "feature_network": "inception"}, "feature_network")),
     st.just(Bad({"dataset": "cifar10", "feature_network": "mnist-classifier"}, "feature_network")),
     st.sampled_from(IMAGES).map(

@@ -194,11 +194,13 @@ def bounds():
 
 
 @pytest.mark.parametrize(("name", "value"), list(bounds()))
-def test_the_ends_of_every_range_can_be_used_or_are_refused(name, value, tmp_path, monkeypatch):
-    """On a machine of 4 GiB: two iterations, or one line before anything is asked for."""
+def test_the_ends_of_every_range_can_be_used_or_are_refused(name, value, tmp_path, pictures, monkeypatch):
+    """On a machine of 4 GiB or less: two iterations, or one line before anything is asked for."""
     model = "wgan_gp" if name in ("critic_steps", "gradient_penalty") else "as_intro"
-    monkeypatch.setattr("asintrovae.build.memory", lambda device: 4 * 2**30)
+    gigabytes = 1 if name == "resolution" else 4  # an iteration at 4096 takes minutes
+    monkeypatch.setattr("asintrovae.build.memory", lambda device: gigabytes * 2**30)
     needs = {"devices": {"batch_size": value}, "warmup": {}, "decoder_std": {"warmup": 0, "latent_dim": 4}}
+    needs["resolution"] = {"dataset": "folder", "data_dir": str(pictures), "latent_dim": 2}
     other = needs.get(name, {"warmup": 0})
     refused = None
     try:
@@ -209,7 +211,7 @@ def test_the_ends_of_every_range_can_be_used_or_are_refused(name, value, tmp_pat
     if refused is not None:
         assert name in refused
         assert refused.isprintable()
-        assert name in ("batch_size", "devices", "warmup")
+        assert name in ("batch_size", "devices", "warmup") or (name, value) == ("resolution", 4096)
         return
     data, network, objective = build(config)
     loop = Loop(network, objective, data, config)
@@ -233,9 +235,21 @@ def test_a_run_larger_than_the_memory_is_refused_before_it_is_asked_for(paramete
     config = RunConfig(**parameters, device="cpu")
     with pytest.raises(ParameterError, match=rf"^{part}=|^widths=.*{part}=.*: the run needs more than \d+ GiB .* cpu has 64"):
         refuse_giant(config)
+    with pytest.raises(ParameterError, match="the run needs more than"):
+        build_data(config)
     if part == "widths":
         with pytest.raises(ParameterError, match=r"^widths="):
             build_model(config, (2,) if config.dataset == "8gaussians" else (3, 4096, 4096))
+
+
+def test_a_giant_is_refused_before_any_image_is_decoded(pictures, monkeypatch):
+    monkeypatch.setattr("asintrovae.build.memory", lambda device: 2**30)
+    monkeypatch.setattr("asintrovae.data.images.read_all", None)
+    given = {"dataset": "folder", "data_dir": str(pictures), "resolution": 64, "device": "cpu"}
+    with pytest.raises(ParameterError, match=r"^widths=.*: the run needs more than \d+ GiB of memory"):
+        build_data(RunConfig(**given, widths=[2**14, 2**14]))
+    with pytest.raises(ValueError, match="batch_size=20 exceeds the 19 training images"):
+        build_data(RunConfig(**given, batch_size=20))
 
 
 def test_the_memory_of_this_machine_suffices_for_the_published_runs():
@@ -262,9 +276,12 @@ def test_a_file_in_the_place_of_run_dir_is_refused_before_anything_is_built(tmp_
 
 
 def test_one_image_at_a_time_needs_something_to_normalise(pictures):
-    config = RunConfig(dataset="folder", data_dir=str(pictures), resolution=8, widths=(2, 2, 2), batch_size=1, device="cpu")
+    given = {"dataset": "folder", "data_dir": str(pictures), "resolution": 8, "widths": (2, 2, 2), "device": "cpu"}
     with pytest.raises(ParameterError, match=r"batch_size=1 leaves BatchNorm nothing .* widths=\(2, 2, 2\) halve .* 1x1"):
-        build(config)
+        RunConfig(**given, batch_size=1)
+    _, model, _ = build(RunConfig(**given, batch_size=2))
+    assert model.training
+    model.encode(torch.rand(2, 3, 8, 8))
 
 
 # Files
@@ -367,7 +384,7 @@ def test_a_name_of_a_grid_cannot_be_code(place, tmp_path, monkeypatch):
         (f"run_dir: a\nnotebook: {'x' * 5000}\nseeds: [0]", "notebook: no file"),
         (grid_text(run_dir="a\0b"), "run_dir=.*NUL"),
         (grid_text(run_dir="x" * 300), "run_dir=.*255 bytes"),
-        (grid_text(seeds=[10**30]), "^seed 10+: seed=10+: should be less than"),
+        (grid_text(seeds=[10**30]), "^seed 10+: seed=10+: must be below"),
         (grid_text(seeds=[*range(1000), -1]), r"^seeds=\[0, 1.*\.\.\.\] must be a list"),
         (
             grid_text(axes={"beta_kl": [i / 400 for i in range(400)], "beta_rec": [i / 400 for i in range(400)]}),
@@ -379,9 +396,9 @@ def test_a_name_of_a_grid_cannot_be_code(place, tmp_path, monkeypatch):
         (grid_text(axes={"": {"b": {}}}), "must have a name of 1 to 100"),
         (grid_text(axes={"a\nb": {"b": {}}}), "must have a name of 1 to 100"),
         (grid_text(axes={"x" * 10**5: {"b": {}}}), "must have a name of 1 to 100"),
-        (grid_text(fixed={"data_dir": b"x"}), "data_dir=b'x': should be a valid string"),
+        (grid_text(fixed={"data_dir": b"x"}), "data_dir=b'x': must be text"),
         (grid_text(fixed={"widths": {1, 2}}), "widths=.*must be a list"),
-        (grid_text(axes={"beta_kl": [float("nan")]}), "beta_kl=nan: should be a finite number"),
+        (grid_text(axes={"beta_kl": [float("nan")]}), "beta_kl=nan: must be finite"),
         (grid_text(axes={"dataset": ["../../x"]}), "label 'dataset=../../x' names no plain folder"),
         (grid_text(axes={"fid_weights": ["/etc/passwd"]}), "label 'fid_weights=/etc/passwd' names no plain folder"),
     ],
