@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from asintrovae.config import RunConfig
-from asintrovae.data.decode import cores, read, read_all
+from asintrovae.data.decode import read, read_all
 from asintrovae.data.sources import Split, find_images, fingerprint
 from asintrovae.interruption import leave_signals_to_the_run
 from asintrovae.parallel import world
 from asintrovae.randomness import generator_for
+from asintrovae.threads import processors
 
 RESOLUTIONS = {"celeba128": 128, "celeba256": 256, "pet128": 128, "flowers64": 64, "flowers128": 128}
 SHAPES: dict[str, tuple[int, ...]] = {"mnist-subset": (1, 28, 28), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
@@ -162,7 +163,7 @@ class StreamedImages(ImageData):
     ) -> None:
         self.shape, self.device, self.strict = (3, size, size), device, strict
         self.batches, self.test_paths = DecodedBatches(train, size, epochs), test
-        self.workers = min(8, cores()) if workers is None else workers
+        self.workers = min(8, processors()) if workers is None else workers
         self._problems: set[str] = set()
         self._complete, self._served = processes == 1, 0  # whether every batch so far, of how many, was served here
         self._stream: Iterator[tuple[Tensor | None, list[str]]] = iter(())
