@@ -4,7 +4,9 @@ The whole Gram matrix by axes would be N × M × n numbers, several times over, 
 moving them. A tile stays in the cache. It is one tile for small batches, and many where there are more pairs.
 
 On a CPU one thread computes a tile, and threads share the tiles. If all threads shared each operation of a tile, they would
-wait for each other fifteen times a tile, and on a busy machine each time for the slowest.
+wait for each other fifteen times a tile, and on a busy machine each time for the slowest. Measured with two threads on two
+processors that several programs shared: shared tiles take a thirtieth to a tenth of the time of shared operations (medians,
+B = 8 to 256, n = 2 to 256), and 0.6 to 1.4 of the time of one thread (but for B = 64, n = 256: 2.5 to 4).
 """
 
 import functools

@@ -3,6 +3,7 @@
 usage: python book/tools/install.py [EXTRA ...]    all of them without a name; "bare" is the wheel without an extra
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -48,8 +49,9 @@ class Environment:
     def call(self, program: str, *arguments: str, status: int = 0) -> str:
         """Return what a program of the environment prints; RuntimeError for another exit status."""
         command = [str(self.programs / program), *arguments]
+        own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        done = subprocess.run(command, cwd=self.folder, text=True, **streams)  # type: ignore[call-overload]
+        done = subprocess.run(command, cwd=self.folder, env=own, text=True, **streams)
         if done.returncode != status:
             raise RuntimeError(f"{' '.join(command)[:200]} ended with {done.returncode}, not {status}:\n{done.stdout}")
         return str(done.stdout)
