@@ -9,7 +9,7 @@ PACKAGE := $(shell find asintrovae -name '*.py' -o -name '*.js')
 RUNS := book/runs/toy.ipynb book/runs/images.ipynb
 TIMED := $(BIN)/python book/tools/timed.py# seconds of every stage, for the benchmarks
 
-.PHONY: help setup runs chapters tables book serve pdf test test-all chaos soak bench check new-chapter hooks browser format sync constraints audit repository clean
+.PHONY: help setup runs chapters tables book serve pdf test test-all chaos soak bench check new-chapter hooks browser format sync constraints audit install-check repository clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,9 @@ constraints: .venv/installed ## refresh constraints.txt and environment.yml to t
 audit: .venv/installed ## ask PyPI for known vulnerabilities of the pinned packages; needs the network
 	$(BIN)/python -m venv _build/audit && _build/audit/bin/pip install -q pip-audit
 	_build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+install-check: .venv/installed ## install the wheel with each extra into an empty environment and use it; needs the network; minutes
+	env -u OMP_NUM_THREADS $(BIN)/python book/tools/install.py
 
 repository: .venv/installed ## move to another repository: make repository URL=https://github.com/OWNER/NAME
 	$(BIN)/python book/tools/repository.py "$(URL)"

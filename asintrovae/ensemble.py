@@ -1,7 +1,6 @@
 """Many runs on points as one program: their weights stacked, their losses under torch.func.vmap, one Adam for all."""
 
 import dataclasses
-import os
 import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -15,13 +14,14 @@ from torch.func import functional_call, vmap
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from asintrovae.build import build_data, build_model, build_objective
+from asintrovae.build import build_data, build_model, build_objective, threads_for
 from asintrovae.checkpoint import Checkpoint, all_finite, collect, load_checkpoint, make_current, restore, save_checkpoint
 from asintrovae.config import DATASETS, ParameterError, RunConfig
 from asintrovae.interruption import alone_in, interruptible, leave_signals_to_the_run
 from asintrovae.metrics import evaluate, sample
 from asintrovae.objectives import VAE, Noise, Objective, Phase, Terms
 from asintrovae.records import save_record, save_samples
+from asintrovae.threads import processors, torch_threads
 from asintrovae.training import (
     FREE_PARAMETERS,
     Divergence,
@@ -57,8 +57,12 @@ def train_ensemble(configs: Sequence[RunConfig]) -> list[TrainingResult]:
     """
     configs = list(configs)
     refuse_misfits(configs)
-    if configs[0].threads is not None:
-        torch.set_num_threads(configs[0].threads)
+    with torch_threads(threads_for(configs[0])):
+        return train_together(configs)
+
+
+def train_together(configs: Sequence[RunConfig]) -> list[TrainingResult]:
+    """What `train_ensemble` does for runs that fit together."""
     run_dirs = [config.run_dir for config in configs]
     results: dict[int, TrainingResult] = {}
     with alone_in(run_dirs), interruptible(run_dirs) as interruption, naming_memory(configs[0]):
@@ -218,7 +222,7 @@ class EnsembleLoop(Loop):
         """Let other processes draw ahead where a GPU would wait for it: drawing for 30 members takes longer than its step."""
         workers = self.config.workers
         if workers is None:
-            workers = min(8, os.cpu_count() or 1) if self.fabric.device.type == "cuda" else 0
+            workers = min(8, processors()) if self.fabric.device.type == "cuda" else 0
         if workers:
             iterations, ahead = range(self.start, self.config.iterations), cast("Dataset[Any]", self)
             apart: dict[str, Any] = {"num_workers": workers, "worker_init_fn": leave_signals_to_the_run, "prefetch_factor": 8}

@@ -7,11 +7,13 @@ An interrupted computation goes on where it was: features are kept (see `real_fe
 import argparse
 from collections.abc import Sequence
 
+from asintrovae.build import threads_for
 from asintrovae.config import DATASETS, RunConfig
 from asintrovae.data.images import decoded, image_shape, report
 from asintrovae.data.sources import find_images
 from asintrovae.features import RESIZE, build_features, real_features
-from asintrovae.metrics import frechet_distance, moments
+from asintrovae.metrics import TOGETHER, frechet_distance, moments
+from asintrovae.threads import torch_threads
 
 
 def real_against_real(config: RunConfig, count: int | None) -> str:
@@ -49,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if count is not None and count < 2:
         parser.error(f"--count {count}: a covariance needs at least 2 images of each split")
     try:
-        print(real_against_real(RunConfig(**given, feature_network="inception", run_dir="-"), count))
+        config = RunConfig(**given, feature_network="inception", run_dir="-")
+        with torch_threads(threads_for(config, TOGETHER)):
+            print(real_against_real(config, count))
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
 

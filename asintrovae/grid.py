@@ -5,8 +5,8 @@ import difflib
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +14,13 @@ from typing import Any
 
 from asintrovae.checkpoint import load_checkpoint
 from asintrovae.config import ParameterError, RunConfig, differences, expand_home, short, with_defaults
-from asintrovae.data.files import write_atomically
-from asintrovae.records import damage, read_record
+from asintrovae.records import damage, read_record, write_csv
 from asintrovae.training import FREE_PARAMETERS
 
 KEYS = ("notebook", "run_dir", "fixed", "axes", "seeds")
 COLUMNS = ("seed", "status", "diverged_iteration", "diverged_term", "seconds", "code", "torch", "device")
 DONE = ("finished", "diverged")
-TABLES = ("table.csv", "table.parquet")
+TABLE = "table.csv"
 LARGEST_FILE, LARGEST_GRID = 2**20, 10**5
 """Bytes of a YAML file and points of a grid beyond which it is refused."""
 EVALUATED = {"evaluation_samples", "feature_network", "fid_precision"}
@@ -67,10 +66,11 @@ class Point:
         return RunConfig(**{**self.defaults, **self.parameters})
 
 
-def read_grid(path: Path, run_dir: Path | None = None) -> tuple[Path, list[Point]]:
+def read_grid(path: Path, run_dir: Path | None = None, given: Mapping[str, Any] | None = None) -> tuple[Path, list[Point]]:
     """The folder of all runs of a YAML file, and its points, checked, in order: the last axis and the seed fastest.
 
-    run_dir: in place of the file's. Raises ParameterError, one line with the file, what is wrong in it and the way out.
+    run_dir: in place of the file's. given: parameters in place of those that `fixed` sets.
+    Raises ParameterError, one line with the file, what is wrong in it and the way out.
     """
     path = Path(expand_home("grid", path))
     try:
@@ -79,7 +79,7 @@ def read_grid(path: Path, run_dir: Path | None = None) -> tuple[Path, list[Point
         if run_dir is not None:
             base = str(Path(expand_home("run_dir", run_dir)).resolve())
         notebook = expand_home("notebook", content["notebook"])
-        points = expand(content, str(folder), notebook, base, notebook_defaults(folder / notebook))
+        points = expand(content, str(folder), notebook, base, notebook_defaults(folder / notebook), given or {})
         return (folder / base).resolve(), points
     except ParameterError as error:
         raise ParameterError(f"{path}: {error}") from None
@@ -169,19 +169,33 @@ def exists(path: Path) -> bool:
         return False
 
 
-def expand(content: Mapping[str, Any], folder: str, notebook: str, base: str, defaults: dict[str, Any]) -> list[Point]:
-    """All points of a grid, in order. Raises ParameterError for the first thing that does not fit."""
+def expand(
+    content: Mapping[str, Any],
+    folder: str,
+    notebook: str,
+    base: str,
+    defaults: dict[str, Any],
+    given: Mapping[str, Any],
+) -> list[Point]:
+    """All points of a grid, in order; ParameterError for the first thing that does not fit.
+
+    given: parameters in place of the fixed ones.
+    """
     fixed = parameters_of("fixed", content.get("fixed") or {})
     axes = {axis: labels_of(axis, values) for axis, values in mapping("axes", content.get("axes") or {}).items()}
     refuse_twice({"fixed": set(fixed)} | {f"axis {axis!r}": set().union(*found.values()) for axis, found in axes.items()})
-    threads = {} if defaults.get("threads") else {"threads": 1}  # as many workers as cores: more would wait for each other
+    for (axis, labels), name in itertools.product(axes.items(), given):
+        if any(name in parameters for parameters in labels.values()):
+            raise ParameterError(f"-p {name} {short(given[name])}: axis {axis!r} sets {name!r}; change the axis, or leave -p out")
+    fixed |= given
     seeds = checked_seeds(content["seeds"])
     if (count := math.prod(map(len, axes.values())) * len(seeds)) > LARGEST_GRID:
         raise ParameterError(f"the axes and seeds make {count} points, more than {LARGEST_GRID}; make several grids of it")
     points = []
     for labels, seed in itertools.product(itertools.product(*axes.values()), seeds):
         chosen = dict(zip(axes, labels, strict=True))
-        parameters = {**threads, **fixed, "seed": seed, "run_dir": "/".join([base, *labels, str(seed)])}
+        # as many workers as processors: more threads would wait for each other
+        parameters = {"threads": 1, **fixed, "seed": seed, "run_dir": "/".join([base, *labels, str(seed)])}
         for axis, label in chosen.items():
             parameters |= axes[axis][label]
         point = Point(chosen, seed, folder, notebook, parameters, defaults)
@@ -217,7 +231,7 @@ def labels_of(axis: str, values: Any) -> dict[str, dict[str, Any]]:
     for label, parameters in pairs:
         if not re.fullmatch(r"[\w=+-][\w=+.,-]{0,99}", label) or len(label.encode()) > 200:
             raise ParameterError(f"{what}: label {short(label)} names no plain folder; use letters, digits and - _ = + . ,")
-        if label.casefold().startswith(TABLES):
+        if label.casefold().startswith(TABLE):
             raise ParameterError(f"{what}: label {label!r} is the name of the table; rename it")
         if label.casefold() in map(str.casefold, labels):
             raise ParameterError(f"{what}: label {label!r} stands there twice, and both would share a folder; rename one")
@@ -232,6 +246,48 @@ def parameters_of(what: str, parameters: Any) -> dict[str, Any]:
             raise ParameterError(f"{what} sets {name!r}, which every point has its own of; leave it out")
     known(f"parameter of {what},", parameters, RunConfig.model_fields)
     return dict(parameters)
+
+
+PATHS = ("data_dir", "fid_weights")
+"""Parameters that name a file or a folder; run_dir is every point's own."""
+
+
+def given_parameters(pairs: Iterable[Sequence[str]]) -> dict[str, Any]:
+    """Return the parameters that the command line sets by -p NAME VALUE, the last of equal names.
+
+    A value has the type that papermill's -p gives it: number, True, False, None or text; what begins
+    with a bracket is read as YAML. A relative path counts from the present folder.
+    Raises ParameterError for an unknown name, for seed and run_dir, and for YAML with an error.
+    """
+    found: dict[str, Any] = {}
+    for name, text in pairs:
+        if name in ("seed", "run_dir"):
+            way = "list them under seeds in the grid" if name == "seed" else "use --run-dir"
+            raise ParameterError(f"-p {name} {short(text)}: every point has its own {name}; {way}")
+        known("parameter", [name], RunConfig.model_fields)
+        value = typed(name, text)
+        if name in PATHS and isinstance(value, str):
+            value = str(Path(value).expanduser().absolute())
+        found[name] = value
+    return found
+
+
+def typed(name: str, text: str) -> Any:
+    """Return the value that the text of -p NAME TEXT stands for."""
+    constants = {"True": True, "False": False, "None": None}
+    if text in constants:
+        return constants[text]
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    with extra():
+        import yaml
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ParameterError(f"-p {name} {short(text)}: cannot be read ({reason}); put text in quotes") from None
+    return value if isinstance(value, (bool, list)) or value is None else text
 
 
 def refuse_twice(places: dict[str, set[str]]) -> None:
@@ -287,16 +343,12 @@ def refuse_others(point: Point, there: Mapping[str, Any], free: set[str]) -> Non
 
 
 def write_table(run_dir: Path, points: list[Point]) -> str:
-    """Write table.csv and table.parquet, a row per finished or diverged point; returns what was written, in words."""
-    with extra():
-        import pandas
+    """Write table.csv, a row per finished or diverged point; returns what was written, in words."""
     rows = [row(point) for point in points if state(point) in DONE]
-    frame = pandas.DataFrame(rows)
-    if rows:
-        frame = frame.astype({"diverged_iteration": "Int64"})  # with gaps it would become a float
-        write_atomically(run_dir / "table.csv", frame.to_csv(index=False).encode())
-        write_atomically(run_dir / "table.parquet", frame.to_parquet(index=False))
-    return f"{run_dir / 'table.csv'} and .parquet: {len(rows)} rows" if rows else "no table: no point is finished"
+    if not rows:
+        return "no table: no point is finished"
+    write_csv(run_dir / TABLE, rows)
+    return f"{run_dir / TABLE}: {len(rows)} rows"
 
 
 def row(point: Point) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from asintrovae.build import threads_for
 from asintrovae.config import RunConfig
 from asintrovae.data import ImageData, ToyData
 from asintrovae.features import FeatureNetwork, real_features
@@ -14,6 +15,10 @@ from asintrovae.gaussian import Gaussian
 from asintrovae.networks import GAN, Autoencoder, evaluating
 from asintrovae.randomness import generator_for
 from asintrovae.ranges import clamped, refuse_other_range
+from asintrovae.threads import torch_threads
+
+TOGETHER = 1000
+"""Examples that are evaluated in one batch."""
 
 
 class Divergences(NamedTuple):
@@ -197,10 +202,10 @@ def sample(model: Autoencoder | GAN, count: int, seed: int) -> Tensor:
 
 
 def samples(model: Autoencoder | GAN, count: int, seed: int) -> Iterator[Tensor]:
-    """What `sample` returns, at most 1000 images at a time."""
+    """What `sample` returns, at most TOGETHER images at a time."""
     device = next(model.parameters()).device
     z = torch.randn(count, model.latent_dim, generator=generator_for(seed, "samples")).to(device)
-    for part in torch.split(z, 1000):
+    for part in torch.split(z, TOGETHER):
         with evaluating(model):
             images = model.decode(part)
         yield images
@@ -214,7 +219,7 @@ def reconstruct(model: Autoencoder, x: Tensor) -> tuple[Tensor, Gaussian]:
     if x.dim() == 4:
         refuse_other_range("x", x, generated=True)
     with evaluating(model):
-        posteriors = [model.encode(part) for part in torch.split(x, 1000)]
+        posteriors = [model.encode(part) for part in torch.split(x, TOGETHER)]
         images = torch.cat([model.decode(q.mean) for q in posteriors])
     return images, Gaussian(*(torch.cat(parts) for parts in zip(*posteriors, strict=True)))
 
@@ -228,7 +233,16 @@ def evaluate(
     Images: PSNR, SSIM, MSE of reconstructions clamped to [0, 1]; with a feature network, from `build_features`, the
     measures of `evaluate_features`. Autoencoders: active units and mean KL in nats.
     A measure that these examples do not allow is None, and "not_measured" then holds name -> reason.
+    It computes with `threads_for(config, TOGETHER)` threads, as `train` does with its own.
     """
+    with torch_threads(threads_for(config, TOGETHER)):
+        return measured(model, data, config, features)
+
+
+def measured(
+    model: Autoencoder | GAN, data: ToyData | ImageData, config: RunConfig, features: FeatureNetwork | None
+) -> dict[str, Any]:
+    """What `evaluate` returns."""
     real = data.evaluation(config.evaluation_samples)
     metrics: dict[str, Any] = {"evaluation_samples": len(real)}
     if isinstance(data, ToyData):

@@ -132,9 +132,10 @@ def fabric_for(config: RunConfig) -> "Fabric":
     return fabric
 
 
-def run_processes(config: RunConfig) -> dict[str, Any]:
+def run_processes(config: RunConfig, threads: int = 1) -> dict[str, Any]:
     """Train config in config.devices processes on this machine, by asintrovae.worker; returns the result as it wrote it.
 
+    threads: of each process, where neither config.threads nor OMP_NUM_THREADS says it.
     SIGINT and SIGTERM are passed on, so that the processes save and end. Raises ParameterError for more processes than GPUs,
     RuntimeError with the end of what was printed if one failed; the checkpoint is then the last that was saved.
     """
@@ -145,8 +146,10 @@ def run_processes(config: RunConfig) -> dict[str, Any]:
         path.write_text(config.model_dump_json())
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.devices)]
         command = [*launcher, "-m", "asintrovae.worker", str(path), "--while-stdin-is-open"]
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         # A session of their own: a signal reaches them through `terminate` below, once and in order.
-        processes = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+        processes = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
         last: deque[str] = deque(maxlen=40)
         with interruptible([config.run_dir], forward=processes.terminate), processes:
             assert processes.stderr is not None

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from asintrovae.build import build_model
+from asintrovae.build import build_model, threads_for
 from asintrovae.checkpoint import load_checkpoint, restore_evaluated
 from asintrovae.config import ParameterError, RunConfig, expand_home, with_defaults
 from asintrovae.data import example_shape
@@ -54,7 +54,7 @@ def save_record(config: RunConfig, result: TrainingResult, metrics: dict[str, An
         "skipped_images": skipped_images,
         "config": config.model_dump(mode="json"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}",
-        "threads": torch.get_num_threads(),
+        "threads": threads_for(config),
         "versions": versions(),
         "code": code_hash(),
     }
@@ -154,11 +154,19 @@ def load_records(folder: str | Path) -> dict[str, dict[str, Any]]:
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
     """One line per logged iteration; a term that a row lacks (warm-up has fewer) is an empty field."""
-    columns = list(dict.fromkeys(name for row in history for name in row))
+    write_csv(path, history, end="\r\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], end: str = "\n") -> None:
+    """Write a header and a line per row, columns in the order in which they first occur.
+
+    What a row lacks, or has as None, is an empty field. end: of a line.
+    """
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator=end)
     writer.writeheader()
-    writer.writerows(history)
+    writer.writerows(rows)
     write_atomically(path, text.getvalue().encode())
 
 

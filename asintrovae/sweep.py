@@ -1,6 +1,7 @@
 """Grids of papermill runs on Dask: asintrovae-sweep GRID.yaml. Interrupted in any way, the same command goes on."""
 
 import argparse
+import itertools
 import json
 import logging
 import os
@@ -23,10 +24,11 @@ import torch
 from tqdm import tqdm
 
 from asintrovae.build import refuse_giant
-from asintrovae.config import ParameterError
-from asintrovae.data.decode import cores
+from asintrovae.config import DATASETS, ParameterError
+from asintrovae.data.sources import find_images
 from asintrovae.ensemble import cost, refuse_misfits, run_ensemble, shape_of
-from asintrovae.grid import DONE, Point, extra, read_grid, state, write_table
+from asintrovae.grid import DONE, Point, extra, given_parameters, read_grid, state, write_table
+from asintrovae.threads import processors
 
 GRACE = 600.0
 """Seconds that a run has to save when it is asked to end."""
@@ -142,7 +144,7 @@ def run_point(point: Point, gpus: Sequence[str] = ()) -> None:
     """On a Dask worker: execute a point in a process of its own. Raises RuntimeError with the reason if it failed."""
     from distributed import get_worker
 
-    environment = dict(os.environ)
+    environment = {"OMP_NUM_THREADS": str(point.config.threads or 1), **os.environ}
     if gpus:  # workers of a local cluster are called 0, 1, ..., a restarted one as before
         environment["CUDA_VISIBLE_DEVICES"] = gpus[int(get_worker().name) % len(gpus)]
     command = [sys.executable, "-m", "asintrovae.sweep", "--point", point.name]
@@ -221,7 +223,7 @@ def cluster_for(points: list[Point], scheduler: str | None, workers: int | None)
     cuda = any(point.config.torch_device().type == "cuda" for point in points)
     devices = max(point.config.devices for point in points)
     groups = gpu_groups(devices) if cuda else []
-    count = min(len(points), workers or len(groups) or max(1, cores() // devices))
+    count = min(len(points), workers or len(groups) or max(1, processors() // devices))
     # A worker that dies takes no blame for it: what it ran goes on elsewhere, up to the tenth time.
     with dask.config.set({"distributed.scheduler.allowed-failures": 10, "distributed.scheduler.worker-saturation": 1.0}):
         cluster = LocalCluster(
@@ -258,6 +260,22 @@ def run_together(points: list[Point]) -> None:
         run_ensemble(configs)
 
 
+def refuse_missing_data(grid: Path, points: list[Point]) -> None:
+    """Raise ParameterError if the images of a point are not there and it may not download them; none is decoded."""
+    here, folders = Path.cwd(), {point.folder for point in points}
+    wanted = {(config.dataset, config.data_dir) for config in (point.config for point in points) if not config.download}
+    for folder, (dataset, data_dir) in itertools.product(sorted(folders), sorted(wanted, key=str)):
+        if dataset in DATASETS["points"]:
+            continue
+        try:
+            os.chdir(folder)  # relative paths count from there
+            find_images(dataset, data_dir)
+        except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+            raise ParameterError(f"{error}; or: asintrovae-sweep {grid} -p data_dir FOLDER") from None
+        finally:
+            os.chdir(here)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line.
 
@@ -274,6 +292,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--ensemble", action="store_true", help="train points (2-D data only) together, in as few programs as fit"
     )
     parser.add_argument("--only", default="", metavar="TEXT", help="points whose name contains TEXT")
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter of every point, in place of what the grid fixes; may be given several times",
+    )
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="in place of the run_dir of the grid, if it is one")
     parser.add_argument("--workers", type=int, metavar="N", help="runs at a time; by default one per core, or per GPU")
     parser.add_argument(
@@ -287,6 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.run_dir is not None and len(options.grids) > 1:
             raise ParameterError(f"run_dir={str(options.run_dir)!r} would be that of {len(options.grids)} grids; give one grid")
+        options.given = given_parameters(options.parameter)
         return max([sweep(grid, options) for grid in options.grids])
     except ParameterError as error:
         print(f"asintrovae-sweep: {error}", file=sys.stderr)
@@ -298,20 +326,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def sweep(grid: Path, options: argparse.Namespace) -> int:
     """What the options ask for of one grid; the exit status. Raises ParameterError."""
-    run_dir, everything = read_grid(grid, options.run_dir)
+    run_dir, everything = read_grid(grid, options.run_dir, options.given)
     states = {point.name: state(point) for point in everything}  # of all: no run is to be taken for another's
     points = [point for point in everything if options.only in point.name]
     if options.workers is not None and options.workers < 1:
         raise ParameterError(f"workers={options.workers} must be 1 or more; leave it out for one per core, or per GPU")
     if not points:
         raise ParameterError(f"only={options.only!r}: no point has this in its name; --dry-run lists the names")
+    todo = [point for point in points if states[point.name] not in DONE]
     if options.dry_run:
         for point in points:
             print(f"{point.name}  {states[point.name]}")
         counts = Counter(states[point.name].split()[0] for point in points)
         print(f"{len(points)} points:", ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    if not options.table and options.scheduler is None:  # a cluster may have its data elsewhere
+        refuse_missing_data(grid, todo)
+    if options.dry_run:
         return 0
-    failed, todo = 0, [point for point in points if states[point.name] not in DONE]
+    failed = 0
     if todo and options.ensemble and not options.table:
         run_together(todo)
     elif todo and not options.table:

@@ -19,7 +19,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from asintrovae.build import build_objective
+from asintrovae.build import build_objective, threads_for
 from asintrovae.checkpoint import (
     Checkpoint,
     all_finite,
@@ -38,6 +38,7 @@ from asintrovae.networks import evaluating, precise_batchnorm
 from asintrovae.objectives import VAE, Noise, Objective, Phase
 from asintrovae.parallel import average_, fabric_for, largest, run_processes, share, world
 from asintrovae.randomness import generator_for
+from asintrovae.threads import torch_threads
 
 # Parameters that may differ between the parts of one run: they say where and how often, not what is computed.
 FREE_PARAMETERS = {
@@ -105,13 +106,18 @@ def train(model: nn.Module, objective: Objective, data: Data, config: RunConfig)
     objective from config, and what is given here only takes the result.
     SIGINT and SIGTERM end it after the present iteration, of several processes after the next AGREEMENT at most, with a
     checkpoint, and then as `interruptible` says.
+    It computes with `threads_for(config)` threads; torch's number is then what it was before.
     Raises ParameterError if run_dir holds a run with other parameters, is being trained by another process, or cannot be
     written to; torch.OutOfMemoryError, naming the way out, where a batch does not fit. What was saved is kept in any case.
     """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     if config.devices > 1 and world()[1] == 1:
         return train_in_processes(model, objective, config)
+    with torch_threads(threads_for(config)):
+        return train_here(model, objective, data, config)
+
+
+def train_here(model: nn.Module, objective: Objective, data: Data, config: RunConfig) -> TrainingResult:
+    """What `train` does, in this process alone or as one of several."""
     loop = Loop(model, objective, data, config)
     first = world()[0] == 0  # of several processes, it writes
     with alone_in([config.run_dir] * first), interruptible([config.run_dir]) as loop.interruption, naming_memory(config):
@@ -132,7 +138,7 @@ def train_in_processes(model: nn.Module, objective: Objective, config: RunConfig
         raise ParameterError(f"devices={config.devices}: processes build {config.model!r} from the parameters, not {objective!r}")
     with alone_in([config.run_dir]):  # one line here is clearer than what a process says
         refuse_another_run(config, objective, load_checkpoint(Path(config.run_dir)))
-    found = run_processes(config)
+    found = run_processes(config, threads_for(config))
     evaluated_weights(model, config)
     divergence = found["divergence"] and Divergence(**found["divergence"])
     return TrainingResult(found["history"], found["seconds"], divergence)

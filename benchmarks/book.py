@@ -15,7 +15,6 @@ HEAVY = (
     "lightning_fabric",
     "matplotlib",
     "IPython",
-    "pandas",
     "dask",
     "papermill",
     "torch_fidelity",

@@ -6,6 +6,7 @@ from torch.func import grad, vmap
 
 from asintrovae import as_distance, expected_likelihood_kernel
 from asintrovae.pairs import TILE
+from asintrovae.threads import torch_threads
 from benchmarks.measuring import LiveBytes
 
 KERNELS = ["mean", "product", "prior"]
@@ -139,7 +140,7 @@ def from_grams(mu_r, var_r, mu_g, var_g, kernel, estimator):
 @pytest.mark.parametrize("estimator", ["v", "u"])
 @pytest.mark.parametrize("sizes", [(2, 3, 1), (1, 40, 6), (33, 20, 40), (70, 50, 4)])
 def test_no_size_of_tile_changes_the_distance(generator, monkeypatch, kernel, estimator, sizes):
-    """Nor does the number of threads, which makes it larger."""
+    """Nor does the number of threads that share the tiles."""
     if estimator == "u" and 1 in sizes[:2]:
         sizes = (2, *sizes[1:])
     inputs = [t.requires_grad_() for t in clouds(generator, *sizes)]
@@ -147,10 +148,15 @@ def test_no_size_of_tile_changes_the_distance(generator, monkeypatch, kernel, es
     expected = [expected.detach(), *torch.autograd.grad(expected, inputs)]
     for tile in (64 if sum(sizes) > 50 else 1, 1000, 2**20):
         monkeypatch.setitem(TILE, "cpu", tile)
-        for mine, theirs in zip(value_and_gradients(inputs, kernel, estimator), expected, strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12 * float(theirs.abs().max()))
-        with torch.no_grad():
-            torch.testing.assert_close(as_distance(*inputs, kernel, estimator), expected[0], rtol=1e-12, atol=1e-14)
+        for threads in (1, 3):
+            with torch_threads(threads):
+                found, again = (value_and_gradients(inputs, kernel, estimator) for _ in range(2))
+                assert torch.get_num_threads() == threads
+            for mine, twice, theirs in zip(found, again, expected, strict=True):
+                torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12 * float(theirs.abs().max()))
+                assert torch.equal(mine, twice)
+            with torch.inference_mode(), torch_threads(threads):
+                torch.testing.assert_close(as_distance(*inputs, kernel, estimator), expected[0], rtol=1e-12, atol=1e-14)
 
 
 def extra_bytes(distance, B, n):
@@ -166,7 +172,7 @@ def extra_bytes(distance, B, n):
 def test_memory_does_not_grow_with_pairs_by_axis(monkeypatch, kernel):
     """Beside the tile it is some copies of the inputs; one dense array would be B / 8 of them."""
     monkeypatch.setitem(TILE, "cpu", 2**14)
-    tile = 4 * 4 * TILE["cpu"] * torch.get_num_threads()
+    tile = 4 * 4 * TILE["cpu"]
     for B, n in ((64, 16), (192, 16), (64, 64), (128, 64)):
         copies = (extra_bytes(lambda *t: as_distance(*t, kernel), B, n) - tile) / (2 * B * n * 4)
         assert 1 < copies < 24, (B, n)

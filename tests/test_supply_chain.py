@@ -5,12 +5,17 @@ import importlib.util
 import os
 import re
 import subprocess
+import sys
+import zipfile
+from collections import defaultdict
+from email import message_from_bytes
 from fnmatch import fnmatch
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 
 import pytest
 import yaml
 from conftest import ROOT
+from hatchling.build import build_wheel
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -58,6 +63,63 @@ def test_every_declared_requirement_is_pinned_to_a_version_it_allows():
         name = canonicalize_name(requirement.name)
         assert name in found, f"{requirement.name} is not pinned: make constraints"
         assert requirement.specifier.contains(found[name]), f"{requirement} is pinned to {found[name]}"
+
+
+# Beside the base: the modules that an extra is for.
+OF_EXTRA = {"sweep": {"asintrovae.sweep", "asintrovae.grid"}, "fid": {"torch_fidelity"}}
+# What a program of the extra starts without importing it here.
+STARTED = {"sweep": {"ipykernel"}}
+DISTRIBUTIONS = packages_distributions()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of the project, as hatchling builds it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return zipfile.ZipFile(folder / build_wheel(str(folder)))
+
+
+def required(wheel):
+    """Extra, or "" -> canonical names of what the wheel's metadata requires for it."""
+    (path,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    found = defaultdict(set)
+    for line in message_from_bytes(wheel.read(path)).get_all("Requires-Dist"):
+        requirement = Requirement(line)
+        extra = re.search(r"extra == ['\"]([\w-]+)", str(requirement.marker))
+        found[extra[1] if extra else ""].add(canonicalize_name(requirement.name))
+    return found
+
+
+def third_party(path):
+    """Top-level names of what a module of the package imports, anywhere in it, from other distributions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+        yield from {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"asintrovae"}
+
+
+def test_the_wheel_requires_what_its_modules_import(wheel):
+    """The base what every module imports, an extra also what its own modules import and its programs start."""
+    needs = required(wheel)
+    assert STARTED["sweep"] <= needs["sweep"]
+    seen = set()
+    for path in sorted((ROOT / "asintrovae").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for name in third_party(path):
+            extra = [extra for extra, own in OF_EXTRA.items() if own & {module, name}]
+            allowed = needs[""].union(*(needs[extra] for extra in extra))
+            brought = {canonicalize_name(distribution) for distribution in DISTRIBUTIONS.get(name, [name])}
+            assert brought & allowed, f"{module} imports {name}, which the wheel does not require"
+            seen.add(name)
+    assert {"torch", "yaml", "torch_fidelity", "dask"} <= seen
+
+
+def test_the_wheel_says_that_it_has_types(wheel):
+    assert "asintrovae/py.typed" in wheel.namelist()
 
 
 def test_what_they_require_is_pinned_too():

@@ -1,5 +1,6 @@
 """Sweeps: what a grid means, what is refused, and a cluster whose worker dies in the middle of a run."""
 
+import csv
 import json
 import os
 import re
@@ -11,8 +12,8 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
-import pandas
 import psutil
 import pytest
 import torch
@@ -20,8 +21,9 @@ import yaml
 from conftest import ROOT, build
 from filelock import FileLock
 
-from asintrovae import ParameterError, grid, load_run, save_record, sweep, train
+from asintrovae import ParameterError, RunConfig, grid, load_run, save_record, sweep, train
 from asintrovae.checkpoint import load_checkpoint, save_checkpoint
+from asintrovae.config import PathName
 from asintrovae.training import Divergence, TrainingResult
 
 TRAINING = ROOT / "book" / "training"
@@ -40,6 +42,12 @@ def grid_file(folder, **changes):
 
 def points_of(path):
     return grid.read_grid(Path(path))[1]
+
+
+def read_table(folder):
+    """The rows of the table, every field as text."""
+    with (folder / "table.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def record(point, divergence=None, **metrics):
@@ -65,6 +73,100 @@ def test_what_the_grid_leaves_out_is_the_notebooks_but_for_one_thread(tmp_path):
     (first, *_) = points_of(images)
     assert (first.config.dataset, first.config.latent_dim, first.config.threads) == ("mnist-subset", 32, 1)
     assert first.parameters == {"model": "vae", "threads": 1, "seed": 0, "run_dir": "runs/vae/0"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("7", 7), ("1e-3", 0.001), ("True", True), ("true", True), ("None", None), ("null", None), ("cpu", "cpu")),
+        *(("[8, 16]", [8, 16]), ("[0.5, 0.9]", [0.5, 0.9]), ("a: b", "a: b"), ("2-d", "2-d"), ("no", False)),
+    ],
+)
+def test_a_value_of_the_command_line_has_the_type_of_papermill_or_yaml(text, value):
+    assert grid.given_parameters([["estimator", text]]) == {"estimator": value}
+    assert type(grid.given_parameters([["estimator", text]])["estimator"]) is type(value)
+
+
+def test_parameters_of_the_command_line_are_those_of_every_point(tmp_path, monkeypatch):
+    """In place of fixed ones; their relative paths count from the present folder."""
+    path = grid_file(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    pairs = [["widths", "[4, 5]"], ["data_dir", "images"], ["learning_rate", "0.5"], ["learning_rate", "1e-2"], ["c", "None"]]
+    given = grid.given_parameters(pairs)
+    for point in grid.read_grid(path, given=given)[1]:
+        assert (point.config.widths, point.config.learning_rate, point.config.c) == ((4, 5), 0.01, None)
+        assert point.config.data_dir == str(tmp_path / "here" / "images")
+        assert point.config.iterations == SMALL["iterations"]
+
+
+def test_every_parameter_that_is_a_path_counts_from_the_present_folder():
+    paths = {name for name, kind in RunConfig.__annotations__.items() if "PathName" in str(kind) or PathName in get_args(kind)}
+    assert set(grid.PATHS) == paths - {"run_dir"}
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (["beta_lk", "1"], "unknown parameter 'beta_lk'; did you mean 'beta_kl'?"),
+        (["beta_kl", "1"], "{path}: -p beta_kl 1: axis 'beta_kl' sets 'beta_kl'; change the axis, or leave -p out"),
+        (["model", "vae"], "{path}: -p model 'vae': axis 'model' sets 'model'; change the axis, or leave -p out"),
+        (["seed", "3"], "-p seed '3': every point has its own seed; list them under seeds in the grid"),
+        (["run_dir", "x"], "-p run_dir 'x': every point has its own run_dir; use --run-dir"),
+        (["widths", "[8"], "-p widths '[8': cannot be read (while parsing a flow sequence"),
+        (["widths", "-1"], "{path}: axis 'model' at 'vae', axis 'beta_kl' at 'beta_kl=0.1': widths=-1: "),
+    ],
+)
+def test_a_parameter_that_the_command_line_cannot_set_is_refused(tmp_path, capsys, pair, message):
+    path = grid_file(tmp_path)
+    assert sweep.main([str(path), "--dry-run", "-p", *pair]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"asintrovae-sweep: {message.format(path=path)}")
+    assert said.err.count("\n") == 1
+
+
+def test_a_finished_run_stays_finished_where_it_only_runs_elsewhere(tmp_path, capsys):
+    path = grid_file(tmp_path, seeds=[0])
+    points = points_of(path)
+    for point in points:
+        record(point)
+    free = ["-p", "data_dir", "elsewhere", "-p", "threads", "2", "-p", "device", "auto"]
+    for option, last in (("--dry-run", "4 points: 4 finished"), ("--table", f"{tmp_path / 'runs' / 'table.csv'}: 4 rows")):
+        assert sweep.main([str(path), option, *free]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == last
+    assert sweep.main([str(path), "--dry-run", "-p", "batch_size", "8"]) == 2
+    assert "holds another run (batch_size 32 there, 8 here)" in capsys.readouterr().err
+
+
+def test_an_ensemble_trains_with_the_parameters_of_the_command_line(tmp_path):
+    path = grid_file(tmp_path, axes={"beta_kl": [0.1, 0.2]}, seeds=[0])
+    given = ["-p", "iterations", "20", "-p", "model", "vae"]
+    assert sweep.main([str(path), "--ensemble", *given]) == 0
+    for point in points_of(path):
+        assert (load_run(point.run_dir).config.iterations, load_run(point.run_dir).config.model) == (20, "vae")
+
+
+@pytest.mark.parametrize("option", [[], ["--dry-run"]])
+def test_data_that_are_missing_are_said_before_a_point_starts(tmp_path, capsys, monkeypatch, option):
+    monkeypatch.delenv("ASINTROVAE_DATA", raising=False)
+    monkeypatch.setattr(sweep, "cluster_for", None)
+    images = {"notebook": str(TRAINING / "images.ipynb"), "axes": {"model": {"vae": {"model": "vae"}}}, "seeds": [0]}
+    path = grid_file(tmp_path, **images, fixed={"dataset": "mnist"})
+    before = Path.cwd()
+    for given, place in (([], "data"), (["-p", "data_dir", str(tmp_path / "none")], tmp_path / "none")):
+        assert sweep.main([str(path), *option, *given]) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith(f"asintrovae-sweep: dataset='mnist' not found in {place}/MNIST/raw; ")
+        assert said.err.endswith(f"; or: asintrovae-sweep {path} -p data_dir FOLDER\n")
+        assert said.err.count("\n") == 1
+        assert ("1 points: 1 waiting" in said.out) == bool(option)
+    assert Path.cwd() == before
+    assert sweep.main([str(path), "--dry-run", "-p", "download", "True"]) == 0  # fetched when the point starts
+    assert sweep.main([str(path), "--dry-run", "-p", "dataset", "mnist-subset"]) == 0
+    folder = ["-p", "dataset", "folder", "-p", "data_dir", str(tmp_path), "-p", "feature_network", "None"]
+    assert sweep.main([str(path), "--dry-run", *folder]) == 2
+    assert "holds 0 images" in capsys.readouterr().err
 
 
 def test_paths_count_from_the_file_and_another_folder_from_here(tmp_path, monkeypatch):
@@ -308,9 +410,7 @@ def test_grids_are_taken_one_after_the_other_each_with_a_run_dir_of_its_own(tmp_
     paths = [str(grid_file(folder)) for folder in folders]
     record(points_of(paths[1])[0])
     assert sweep.main([*paths, "--table"]) == 0
-    assert capsys.readouterr().out == (
-        f"no table: no point is finished\n{folders[1] / 'runs' / 'table.csv'} and .parquet: 1 rows\n"
-    )
+    assert capsys.readouterr().out == (f"no table: no point is finished\n{folders[1] / 'runs' / 'table.csv'}: 1 rows\n")
     assert sweep.main([*paths, "--table", "--run-dir", str(tmp_path)]) == 2
     assert f"run_dir='{tmp_path}' would be that of 2 grids; give one grid" in capsys.readouterr().err
     assert sweep.main([paths[0], str(tmp_path / "missing.yaml"), "--dry-run"]) == 2
@@ -324,20 +424,25 @@ def test_the_table_has_a_row_for_every_finished_or_diverged_point(tmp_path, caps
     record(points[0], psnr=31.5)
     record(points[3], Divergence(12, "joint.kl"), psnr=float("nan"))
     assert sweep.main([str(path), "--table"]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'runs' / 'table.csv'} and .parquet: 2 rows\n"
-    csv, parquet = pandas.read_csv(tmp_path / "runs/table.csv"), pandas.read_parquet(tmp_path / "runs/table.parquet")
-    labels, metrics = ["model", "beta_kl"], ["protocol_kl", "psnr"]
-    assert list(csv) == list(parquet) == [*labels, *grid.COLUMNS, *metrics]
-    for table in (csv, parquet):
-        assert table[[*labels, "seed", "status", "protocol_kl", "seconds"]].to_numpy().tolist() == [
-            ["vae", "beta_kl=0.1", 0, "finished", 20.0, 1.2],
-            ["vae", "beta_kl=0.2", 1, "diverged", 20.0, 1.2],
-        ]
-        assert table["diverged_iteration"].isna().tolist() == table["diverged_term"].isna().tolist() == [True, False]
-        assert (table["diverged_iteration"][1], table["diverged_term"][1]) == (12, "joint.kl")
-        assert (table["psnr"][0], table["psnr"].isna()[1]) == (31.5, True)
-        assert set(table["torch"]) == {torch.__version__}
-    assert ",12," in (tmp_path / "runs/table.csv").read_text()
+    assert capsys.readouterr().out == f"{tmp_path / 'runs' / 'table.csv'}: 2 rows\n"
+    first, last = read_table(tmp_path / "runs")
+    assert list(first) == ["model", "beta_kl", *grid.COLUMNS, "protocol_kl", "psnr"]
+    named = (
+        "model",
+        "beta_kl",
+        "seed",
+        "status",
+        "diverged_iteration",
+        "diverged_term",
+        "seconds",
+        "torch",
+        "protocol_kl",
+        "psnr",
+    )
+    assert [[table[name] for name in named] for table in (first, last)] == [
+        ["vae", "beta_kl=0.1", "0", "finished", "", "", "1.2", torch.__version__, "20.0", "31.5"],
+        ["vae", "beta_kl=0.2", "1", "diverged", "12", "joint.kl", "1.2", torch.__version__, "20.0", ""],
+    ]
 
 
 def test_gpus_are_dealt_to_workers(monkeypatch):
@@ -361,7 +466,7 @@ def test_points_trained_together_are_recorded_as_if_alone(tmp_path, capsys, monk
     said = capsys.readouterr().out
     assert "vae/beta_kl=0.1/1 and 2 more: 3 runs of 60 iterations" in said
     assert "soft/beta_kl=0.1/0 and 3 more: 4 runs of 60 iterations" in said
-    assert len(pandas.read_csv(tmp_path / "runs" / "table.csv")) == 8
+    assert len(read_table(tmp_path / "runs")) == 8
     assert (done.run_dir / "record.json").read_bytes() == before
     for point in todo:
         run = load_run(point.run_dir)
@@ -491,8 +596,8 @@ def the_failing_point_was_tried_twice_and_reported(runs, status, seen):
     assert "Traceback" not in seen["error"]
     assert "3/3" in seen["error"]
     assert "failed=1" in seen["error"]
-    assert seen["output"] == f"{runs / 'table.csv'} and .parquet: 2 rows\n"
-    assert pandas.read_csv(runs / "table.csv")["run"].tolist() == ["good-killed", "good-other"]
+    assert seen["output"] == f"{runs / 'table.csv'}: 2 rows\n"
+    assert [row["run"] for row in read_table(runs)] == ["good-killed", "good-other"]
 
 
 def finished_points_do_not_run_again(path, runs, monkeypatch, capsys):

@@ -1,7 +1,6 @@
 """Image files of any kind to squares of RGB bytes, and back; by Pillow, since torchvision's codecs are not everywhere."""
 
 import io
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 
 from asintrovae.data.files import write_atomically
 from asintrovae.ranges import refuse_other_range
+from asintrovae.threads import processors
 
 
 def decode(path: Path, size: int) -> Tensor:
@@ -65,9 +65,9 @@ def shown(path: Path) -> str:
 
 
 def read_all(paths: Sequence[Path], size: int, title: str) -> tuple[Tensor, list[str]]:
-    """The readable images (N, 3, size, size) uint8, in order, decoded by all cores, and a line for each of the others."""
+    """The readable images (N, 3, size, size) uint8, in order, decoded by all processors, and a line for each of the others."""
     images, problems, count = torch.empty(len(paths), 3, size, size, dtype=torch.uint8), [], 0
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(processors()) as pool:
         for found in tqdm(pool.map(partial(read, size=size), paths), title, len(paths), leave=False):
             if isinstance(found, str):
                 problems.append(found)
@@ -94,8 +94,3 @@ def read_row(path: Path) -> Tensor:
     pixels = torch.from_numpy(np.array(Image.open(path)))  # grey has no third axis
     row = pixels.reshape(*pixels.shape[:2], -1).permute(2, 0, 1)
     return torch.stack(torch.split(row, row.shape[1], dim=-1)).float() / 255
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

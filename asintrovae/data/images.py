@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from asintrovae.config import SHAPES, ParameterError, RunConfig
-from asintrovae.data.decode import cores, read, read_all
+from asintrovae.data.decode import read, read_all
 from asintrovae.data.sources import Split, find_images, fingerprint, left_out
 from asintrovae.interruption import leave_signals_to_the_run
 from asintrovae.parallel import world
 from asintrovae.randomness import generator_for
+from asintrovae.threads import processors
 
 MEMORY_LIMIT = 2**30
 """Bytes of a data set, both splits, up to which it is decoded at the start and kept on the device."""
@@ -165,7 +166,7 @@ class StreamedImages(ImageData):
     ) -> None:
         self.shape, self.device, self.strict = (3, size, size), device, strict
         self.batches, self.test_paths = DecodedBatches(train, size, epochs), test
-        self.workers = min(8, cores()) if workers is None else workers
+        self.workers = min(8, processors()) if workers is None else workers
         self._problems: set[str] = set()
         self._complete, self._served = processes == 1, 0  # whether every batch so far, of how many, was served here
         self._stream: Iterator[tuple[Tensor | None, list[str]]] = iter(())
