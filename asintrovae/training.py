@@ -2,11 +2,12 @@
 
 import copy
 import functools
+import re
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -326,7 +327,7 @@ def refuse_another_run(config: RunConfig, objective: Objective, checkpoint: Chec
     saved, wanted = with_defaults(checkpoint.meta["config"]), config.model_dump(mode="json")
     names = [name for name in wanted if name not in FREE_PARAMETERS and saved.get(name) != wanted[name]]
     saved["objective"], wanted["objective"] = checkpoint.meta["objective"], repr(objective)
-    if not names and saved["objective"] != wanted["objective"]:  # not built from the config
+    if not names and not same_objective(checkpoint.meta["objective"], objective):  # not built from the config
         names = ["objective"]
     if names:
         differences = ", ".join(f"{name} {saved.get(name)!r} there, {wanted[name]!r} here" for name in names)
@@ -337,6 +338,20 @@ def refuse_another_run(config: RunConfig, objective: Objective, checkpoint: Chec
             f"data_dir={config.data_dir!r} holds other data than run_dir={config.run_dir!r} was begun with; "
             "give the data it was begun with, or choose another run_dir"
         )
+
+
+def same_objective(saved: str, objective: Any) -> bool:
+    """Return whether `saved` is the repr of an equal objective, perhaps of a time before some of its fields.
+
+    The objective must have the defaults of fields that `saved` lacks.
+    """
+    if not is_dataclass(objective):
+        return saved == repr(objective)
+    old = [field for field in fields(objective) if re.search(rf"\b{field.name}=", saved)]
+    new = [field for field in fields(objective) if field not in old]
+    values = ", ".join(f"{field.name}={getattr(objective, field.name)!r}" for field in old)
+    unchanged = all(getattr(objective, field.name) == field.default for field in new)
+    return unchanged and saved == f"{type(objective).__qualname__}({values})"
 
 
 @contextmanager

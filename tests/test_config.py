@@ -45,6 +45,14 @@ from asintrovae import ParameterError, RunConfig
             {"estimator": "u", "batch_size": 1},
             "estimator='u' needs batch_size of at least 2, got batch_size=1; use estimator='v'",
         ),
+        (
+            {"estimator": "u", "distance_reduction": "sum"},
+            "distance_reduction='sum' takes all pairs, but estimator='u' leaves some out; use estimator='v'",
+        ),
+        ({"fit": "stretch"}, "fit='stretch': should be 'crop' or 'squeeze'"),
+        ({"hinge": "mean"}, "hinge='mean': should be 'example' or 'batch'"),
+        ({"c_schedule": "cosine"}, "c_schedule='cosine': should be 'linear' or 'tanh'"),
+        ({"beta_neg_decoder": -1}, "beta_neg_decoder=-1: should be greater than or equal to 0"),
         ({"device": "gpu"}, "device='gpu': String should match pattern '^(auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?)$'"),
     ],
 )
@@ -78,6 +86,10 @@ def test_namespace_of_a_notebook():
 def test_config_survives_json():
     config = RunConfig(widths=(8, 4), milestones=(5,), c=0.5)
     assert RunConfig(**config.model_dump(mode="json")) == config
+
+
+def test_annealing_by_tanh_outlives_any_warmup():
+    assert RunConfig(warmup=200, iterations=1000, c_schedule="tanh").c is None
 
 
 def test_warmup_defaults_to_a_sixteenth():
