@@ -161,6 +161,7 @@ class RunConfig(BaseModel):
     download: bool = False
     resolution: Annotated[int, Field(ge=8, le=4096), Whole] | None = None
     mirror: bool = False
+    fit: Literal["crop", "squeeze"] = "crop"
     strict_images: bool = False
     workers: Annotated[int, Field(ge=0, le=256), Whole] | None = None
     latent_dim: Size = 2
@@ -180,6 +181,15 @@ class RunConfig(BaseModel):
     squash: bool = False
     distance_weight: Weight = 1.0
     c: Share | None = None
+    beta_rec_decoder: Weight | None = None
+    beta_neg_decoder: Weight | None = None
+    hinge: Literal["example", "batch"] = "example"
+    reconstruction_hinge: Weight = 1.0
+    detach_fakes: bool = True
+    c_schedule: Literal["linear", "tanh"] = "linear"
+    distance_reduction: Literal["mean", "sum"] = "mean"
+    distance_weight_decoder: Weight | None = None
+    squash_kl: bool = False
     gradient_penalty: Weight = 10.0
     critic_steps: Annotated[int, Field(ge=1, le=1000), Whole] = 5
     iterations: Count = 8000
@@ -216,7 +226,8 @@ class RunConfig(BaseModel):
     def _consistent(self) -> Self:
         if self.warmup is not None and self.warmup > self.iterations:
             raise ValueError(f"warmup={self.warmup} exceeds iterations={self.iterations}; lower it or leave it out")
-        if self.model == "as_intro" and self.c is None and 5 * self.warmup_iterations() >= self.iterations > 1:
+        anneals = self.model == "as_intro" and self.c is None and self.c_schedule == "linear"
+        if anneals and 5 * self.warmup_iterations() >= self.iterations > 1:
             raise ValueError(
                 f"warmup={self.warmup} leaves nothing of the annealing: c reaches 1 after {self.iterations // 5} of "
                 f"iterations={self.iterations}, before the game begins; shorten warmup or fix c in [0, 1]"
@@ -243,6 +254,8 @@ class RunConfig(BaseModel):
             )
         if self.model == "as_intro" and self.estimator == "u" and self.batch_size < 2:
             raise ValueError("estimator='u' needs batch_size of at least 2, got batch_size=1; use estimator='v'")
+        if self.distance_reduction == "sum" and self.estimator == "u":
+            raise ValueError("distance_reduction='sum' takes all pairs, but estimator='u' leaves some out; use estimator='v'")
         return self
 
     @model_validator(mode="after")

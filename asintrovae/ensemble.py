@@ -35,14 +35,20 @@ from asintrovae.training import (
 )
 
 # Parameters in which the members of an ensemble may differ; the rest is one program's shape. Weights become (M,) tensors.
-MEMBER_WEIGHTS = ("beta_rec", "beta_kl", "beta_neg", "alpha", "gamma_r", "margin", "distance_weight", "c", "gradient_penalty")
+# Of those that may be None, all members have a number or none has.
+OPTIONAL_WEIGHTS = ("c", "beta_rec_decoder", "beta_neg_decoder", "distance_weight_decoder")
+MEMBER_WEIGHTS = (
+    *("beta_rec", "beta_kl", "beta_neg", "alpha", "gamma_r", "margin"),
+    *("reconstruction_hinge", "distance_weight", "gradient_penalty", *OPTIONAL_WEIGHTS),
+)
 MEMBER_PARAMETERS = {*MEMBER_WEIGHTS, "seed", "dataset", *FREE_PARAMETERS}
 
 
 def shape_of(config: RunConfig) -> tuple[Any, ...]:
-    """What the members of one ensemble share: every parameter outside MEMBER_PARAMETERS, and whether c is annealed."""
+    """What the members of one ensemble share: parameters outside MEMBER_PARAMETERS, and which of OPTIONAL_WEIGHTS are None."""
     shared = {name: value for name, value in config.model_dump().items() if name not in MEMBER_PARAMETERS}
-    return (*shared.items(), ("c is annealed", config.c is None), ("warmup", config.warmup_iterations()))
+    missing = ((f"{name} is None", getattr(config, name) is None) for name in OPTIONAL_WEIGHTS)
+    return (*shared.items(), *missing, ("warmup", config.warmup_iterations()))
 
 
 def train_ensemble(configs: Sequence[RunConfig]) -> list[TrainingResult]:

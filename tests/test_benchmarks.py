@@ -42,7 +42,7 @@ def test_a_missed_target_fails_and_what_was_measured_is_kept(tmp_path, monkeypat
 
 def test_the_eager_iteration_is_that_of_the_equations(monkeypatch):
     """Losses and steps of both halves, with the noise that the package takes as an argument held at zero."""
-    package: Autoencoder = mlp_autoencoder(2, 2, (8, 8, 8))
+    package: Autoencoder = mlp_autoencoder(2, 2, (8,) * 4)
     encoder, decoder = training_step.toy_halves(8)
     for half, theirs in ((encoder, package.encoder), (decoder, package.decoder)):
         half.load_state_dict(dict(zip(half.state_dict(), theirs.state_dict().values(), strict=True)))
@@ -54,7 +54,7 @@ def test_the_eager_iteration_is_that_of_the_equations(monkeypatch):
     eager.optimizers[0].param_groups[0]["lr"] = (
         0.0  # as published, the decoder phase keeps the latents of the encoder before its step
     )
-    objective = SoftIntroVAE(*training_step.WEIGHTS.values(), gamma_r=0.1)
+    objective = SoftIntroVAE(*training_step.WEIGHTS.values(), gamma_r=0.1, detach_fakes=False)
     noise = Noise(zero, prior, zero, zero, zero[:, 0])
     losses = [phase.loss(package, x, noise, 0.0)[0] for phase in objective.phases]
     looked_at = (x - package.decode(package.encode(x).mean)).square().sum(1).mean()

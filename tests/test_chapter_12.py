@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 from results import judged, printed
 from scipy import stats
@@ -17,6 +18,7 @@ from asintrovae.metrics import sample
 from asintrovae.records import load_records, load_samples
 
 SWEEPS = ROOT / "book" / "training" / "sweeps"
+PARAMS = ROOT / "book" / "training" / "params"
 SETTINGS = [f"{dataset}-c{k}" for dataset in ("8gaussians", "checkerboard") for k in (1, 2, 3)]
 SWEEPS_DONE = ["toy_laptop", "toy_map", "toy_annealed", "toy_ablation", "toy_tuned", "toy_drawing", "toy_board"]
 SHARE = 0.998  # of real points that the judge of the chapter accepts
@@ -45,7 +47,7 @@ def test_the_runs_of_the_chapter_are_those_of_its_sweeps(name):
 
 
 def test_the_large_runs_are_points_of_the_reference_sweep_and_reach_the_published_level():
-    run_dir, points = read_grid(SWEEPS / "toy_reference.yaml")
+    run_dir, points = read_grid(SWEEPS / "toy_reference_3_layers.yaml")
     done = {point.name: point for point in points if state(point) in DONE}
     assert done.keys() == load_records(run_dir).keys() >= {f"8gaussians-c1/{model}/0" for model in REFERENCE}
     metrics = {name: load_records(run_dir)[f"8gaussians-c1/{name}/0"]["metrics"] for name in REFERENCE}
@@ -56,6 +58,19 @@ def test_the_large_runs_are_points_of_the_reference_sweep_and_reach_the_publishe
     assert metrics["intro"]["protocol_kl"] < 192.4 / 2
     assert metrics["intro"]["protocol_jsd"] < 56.0 / 1.5
     assert metrics["vae"]["protocol_kl"] > 200
+
+
+def test_the_reference_sweep_has_the_published_networks_and_form():
+    """Four hidden layers; its last model is that of the parameter file of the published code."""
+    _, points = read_grid(SWEEPS / "toy_reference.yaml")
+    models = ["vae", "intro", "soft_intro", "as_intro", "as_intro-official"]
+    assert [point.name for point in points] == [f"8gaussians-c1/{model}/0" for model in models]
+    read = [PARAMS / name for name in ("8gaussians-c1.yaml", "model/as_intro-official.yaml")]
+    row, official = (yaml.safe_load(path.read_text()) for path in read)
+    for point in points:
+        extra = official if point.labels["model"] == "as_intro-official" else {"model": point.labels["model"]}
+        for name, value in (row | extra).items():
+            assert getattr(point.config, name) == (tuple(value) if isinstance(value, list) else value)
 
 
 def test_the_tables_have_neither_draws_nor_sinusoids(laptop):

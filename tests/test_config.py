@@ -95,6 +95,14 @@ def a_list(example, passed):
             {"dataset": "mnist-subset", "batch_size": 6001},
             "batch_size=6001 exceeds the 6000 training images of dataset='mnist-subset'; lower it",
         ),
+        (
+            {"estimator": "u", "distance_reduction": "sum"},
+            "distance_reduction='sum' takes all pairs, but estimator='u' leaves some out; use estimator='v'",
+        ),
+        ({"fit": "stretch"}, "fit='stretch': must be 'crop' or 'squeeze'"),
+        ({"hinge": "mean"}, "hinge='mean': must be 'example' or 'batch'"),
+        ({"c_schedule": "cosine"}, "c_schedule='cosine': must be 'linear' or 'tanh'"),
+        ({"beta_neg_decoder": -1}, "beta_neg_decoder=-1: must be at least 0"),
     ],
 )
 def test_bad_parameters_fail_in_one_line(parameters, message):
@@ -236,6 +244,10 @@ def test_every_recorded_run_can_be_loaded():
 def test_config_survives_json():
     config = RunConfig(widths=(8, 4), milestones=(5,), c=0.5)
     assert RunConfig(**config.model_dump(mode="json")) == config
+
+
+def test_annealing_by_tanh_outlives_any_warmup():
+    assert RunConfig(warmup=200, iterations=1000, c_schedule="tanh").c is None
 
 
 def test_warmup_defaults_to_a_sixteenth():

@@ -58,6 +58,24 @@ def test_the_centred_square_is_kept_whole(size, tmp_path):
     assert decode(tmp_path / "a.png", 64).shape == (3, 64, 64)
 
 
+@pytest.mark.parametrize("size", [(178, 218), (218, 178)])
+def test_a_squeezed_image_is_whole_and_flatter(size, tmp_path):
+    """A white frame, which the centred square lacks on two sides, and a square that is none any more."""
+    width, height = size
+    image = Image.new("RGB", size, "white")
+    image.paste("black", (10, 10, width - 10, height - 10))
+    image.paste("red", (width // 2 - 40, height // 2 - 40, width // 2 + 40, height // 2 + 40))
+    image.save(tmp_path / "a.png")
+    square = decode(tmp_path / "a.png", 128, "squeeze").float()
+    edges = [square[:, 0], square[:, -1], square[:, :, 0], square[:, :, -1]]
+    assert min(edge.min() for edge in edges) > 200
+    red = (square[0] > 128) & (square[1] < 128)
+    rows, columns = red.any(1).sum().item(), red.any(0).sum().item()
+    assert (rows, columns) == pytest.approx((80 * 128 / height, 80 * 128 / width), abs=1)
+    cropped = decode(tmp_path / "a.png", 128).float()
+    assert min(cropped[:, 0].min(), cropped[:, :, 0].min()) < 50
+
+
 def test_shrinking_averages(tmp_path):
     """Every second column white: an image that is not antialiased would be black or white."""
     Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32))).save(tmp_path / "a.png")

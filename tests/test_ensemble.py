@@ -11,7 +11,7 @@ from asintrovae.training import Loop
 DATASETS = ["8gaussians", "checkerboard", "8gaussians"]
 WEIGHTS = {
     "vae": [{"beta_kl": 0.1}, {"beta_kl": 0.3}, {"beta_rec": 1.0}],
-    "intro": [{"margin": 1.0}, {"margin": 10.0}, {"beta_neg": 0.1}],
+    "intro": [{"margin": 1.0}, {"reconstruction_hinge": 4.0}, {"beta_neg": 0.1}],
     "soft_intro": [{"alpha": 1.0}, {"beta_neg": 3.0}, {"gamma_r": 0.1}],
     "as_intro": [{"distance_weight": 30.0}, {"beta_kl": 1.0}, {}],
     "wgan_gp": [{"gradient_penalty": 1.0}, {}, {}],
@@ -59,6 +59,7 @@ def test_a_member_reproduces_the_single_run_of_its_seed(tmp_path, model):
     [
         {"kernel": "product"},
         {"kernel": "prior", "estimator": "u", "pairing": "real"},
+        {"distance_reduction": "sum", "squash": True, "squash_kl": True, "detach_fakes": False},
         {"decoder_std": 0.1, "latent_dim": 4},
         {"fourier_features": 3},
     ],
@@ -70,6 +71,21 @@ def test_members_with_weights_c_of_their_own(tmp_path, parameters):
         mine = [{name: value for name, value in row.items() if "distance" not in name} for row in result.history]
         theirs = [{name: value for name, value in row.items() if "distance" not in name} for row in single.history]
         assert_same_curves(mine, theirs)
+
+
+def test_members_with_weights_of_their_own_in_the_decoder_phase(tmp_path):
+    for model, names in (
+        ("intro", ["beta_rec_decoder", "beta_neg_decoder"]),
+        ("as_intro", ["distance_weight_decoder"]),
+    ):
+        for name in names:
+            given = {"model": model, "warmup": 2, "hinge": "batch", "margin": 0.5}
+            folder = tmp_path / name
+            configs = [tiny_config(folder / str(w), **given, **{name: w}) for w in (0.5, 30.0)]
+            results = train_ensemble(configs)
+            for config, result in zip(configs, results, strict=True):
+                assert_same_curves(result.history, train_alone(config)[0].history)
+            assert results[0].history[-1] != results[1].history[-1]
 
 
 def stop_at(monkeypatch, last):
@@ -147,6 +163,8 @@ def test_runs_that_are_not_one_program_are_refused_before_anything_is_saved(tmp_
     for changes, message in (
         ({"widths": (8,)}, r"widths: \(16,\) and \(8,\) do not fit into one ensemble"),
         ({"model": "vae"}, "model: 'soft_intro' and 'vae' do not fit"),
+        ({"c": 0.5}, "c is None: True and False do not fit into one ensemble"),
+        ({"beta_neg_decoder": 0.5}, "beta_neg_decoder is None: True and False do not fit"),
         ({"run_dir": first.run_dir}, "is asked for twice"),
         ({"dataset": "mnist-subset"}, "dataset='mnist-subset': an ensemble trains on 8gaussians"),
         ({"devices": 2}, "devices=2: an ensemble is one process"),

@@ -391,6 +391,23 @@ def test_a_folder_needs_data_dir_and_fitting_widths(tmp_path, monkeypatch):
         build(config("folder", tmp_path, resolution=18))
 
 
+@pytest.mark.parametrize("limit", [images.MEMORY_LIMIT, 0])
+def test_portraits_are_cropped_or_squeezed_in_memory_and_streamed(limit, tmp_path, monkeypatch):
+    """178 x 218 with a white frame, of whose upper and lower part the centred square has nothing."""
+    monkeypatch.setattr(images, "MEMORY_LIMIT", limit)
+    portrait = Image.new("RGB", (178, 218), "white")
+    portrait.paste("black", (10, 10, 168, 208))
+    for i in range(20):
+        portrait.save(tmp_path / f"{i:02d}.png")
+    for fit in ("crop", "squeeze"):
+        given = {"data_dir": str(tmp_path), "resolution": 32, "batch_size": 4, "workers": 0}
+        data = build_data(RunConfig(dataset="folder", fit=fit, **given))
+        assert isinstance(data, StreamedImages) == (limit == 0)
+        for x in (data.batch(0), data.evaluation(2)):
+            assert x[:, :, 16, 0].min() > 0.9
+            assert ((x[:, :, 0, 8:24] > 0.5) == (fit == "squeeze")).all()
+
+
 @pytest.mark.parametrize(("name", "counts"), [("cifar10", (50_000, 10_000)), ("flowers128", (2040, 6149))])
 def test_real_sets_where_the_machine_has_them(name, counts):
     root = os.environ.get("ASINTROVAE_DATA")

@@ -90,10 +90,12 @@ def test_precise_statistics_do_not_depend_on_what_passed_before():
 
 
 def test_mlp_shapes_and_sizes():
-    model = mlp_autoencoder(2, 2, (256, 256, 256))
+    """S-IntroVAE's 2-D networks; its decoder has 198,659 parameters, one of which nothing uses."""
+    model = mlp_autoencoder(2, 2, (256, 256, 256, 256))
     assert model.decode(model.encode(torch.zeros(5, 2)).mean).shape == (5, 2)
-    hidden = 2 * (256 * 256 + 256)
-    assert size(model.encoder) == (2 * 256 + 256) + hidden + (256 * 4 + 4)
+    hidden = 3 * (256 * 256 + 256)
+    assert size(model.encoder) == (2 * 256 + 256) + hidden + (256 * 4 + 4) == 199_172
+    assert size(model.decoder) == (2 * 256 + 256) + hidden + (256 * 2 + 2) == 198_659 - 1
     gan = mlp_gan(2, 3, (8, 16))
     assert gan.critic(torch.zeros(5, 2)).shape == (5,)
     assert gan.decode(torch.zeros(5, 3)).shape == (5, 2)

@@ -182,7 +182,7 @@ def test_parameters_cell_is_a_manual_of_run_config(path):
     RunConfig(**{name: default for name, (default, _) in parameters.items()})
     assert all(comment for _, comment in parameters.values())
     only_images = {"data_dir", "download", "resolution", "mirror", "strict_images", "workers", "channels_last"}
-    only_images |= {"feature_network", "fid_weights", "fid_precision"}
+    only_images |= {"fit", "feature_network", "fid_weights", "fid_precision"}
     expected = set(RunConfig.model_fields) - (only_images if path.stem == "toy" else {"decoder_std", "fourier_features"})
     assert set(parameters) == expected
 

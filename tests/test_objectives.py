@@ -1,14 +1,15 @@
 import copy
 import dataclasses
+import math
 
 import pytest
 import torch
 from conftest import MODELS, build, tiny_config
 from torch.func import functional_call, stack_module_state, vmap
 
-from asintrovae import Gaussian, as_distance
+from asintrovae import Gaussian, annealing_weight, as_distance, build_objective
 from asintrovae.networks import mlp_autoencoder, mlp_gan
-from asintrovae.objectives import VAE, Noise, SoftIntroVAE
+from asintrovae.objectives import VAE, IntroVAE, Noise, SoftIntroVAE
 from asintrovae.objectives.base import above_rounding
 from asintrovae.randomness import generator_for
 from asintrovae.training import Loop, only_learning
@@ -110,6 +111,45 @@ def test_the_published_code_s_squash(tmp_path):
     assert torch.equal(one["kl_g"], other["kl_g"])
 
 
+def test_c_by_the_published_code_s_schedule(tmp_path):
+    """c = tanh(5 i / T): below the paper's everywhere, 0.76 where that is 1 already."""
+    assert annealing_weight(0, 100, "tanh") == 0
+    assert annealing_weight(20, 100, "tanh") == pytest.approx(math.tanh(1))
+    _, _, objective = build(tiny_config(tmp_path, model="as_intro", c_schedule="tanh"))
+    assert objective.weight(0.2) == pytest.approx(0.7616, abs=1e-4)
+    progress = torch.linspace(0, 1, 50)
+    found = annealing_weight(progress, 1, "tanh")
+    assert torch.equal(found, (5 * progress).tanh())
+    assert (found[1:] < annealing_weight(progress, 1)[1:]).all()
+    with pytest.raises(ValueError, match="schedule='cosine' is not one of 'linear', 'tanh'"):
+        annealing_weight(1, 2, "cosine")
+
+
+@pytest.mark.parametrize(("kernel", "terms"), [("mean", 32**2 * 2), ("product", 32**2), ("prior", 32**2)])
+def test_the_summed_distance_counts_its_terms_in_the_encoder_phase_alone(tmp_path, kernel, terms):
+    """Pairs, and where the kernel is a mean over the axes, axes."""
+    q, q_g = (Gaussian(2 * torch.randn(32, 2), torch.randn(32, 2)) for _ in range(2))
+    config = tiny_config(tmp_path, model="as_intro", kernel=kernel, distance_weight=3.0)
+    mean = build_objective(config)
+    total = dataclasses.replace(mean, distance_reduction="sum", distance_weight_decoder=0.5)
+    D = as_distance(q.mean, q.var, q_g.mean, q_g.var, kernel)
+    for objective, phase, expected in (
+        (mean, "encoder", 3 * D),
+        (mean, "decoder", 3 * D),
+        (total, "encoder", 3 * terms * D),
+        (total, "decoder", 0.5 * D),
+    ):
+        torch.testing.assert_close(objective.distance(q, q, q_g, phase), expected)
+
+
+def test_a_batch_s_hinge_is_zero_where_single_examples_are_still_pushed():
+    """KL 0 and 8 at m = 3: the mean, 4, is past the margin; by examples the first counts."""
+    q = Gaussian(torch.tensor([[0.0], [4.0]]), torch.zeros(2, 1))
+    assert IntroVAE(margin=3.0).shortfall(q).tolist() == [3.0, 0.0]
+    assert IntroVAE(margin=3.0, hinge="batch").shortfall(q).item() == 0
+    assert IntroVAE(margin=5.0, hinge="batch").shortfall(q).item() == 1
+
+
 @pytest.mark.parametrize("model_name", ["vae", "intro", "soft_intro", "as_intro"])
 def test_an_annealed_beta_kl_is_another_beta_kl_until_its_share_is_over(tmp_path, model_name):
     parameters = {"model": model_name, "beta_kl": 0.5}
@@ -150,7 +190,10 @@ def test_a_stack_of_models_under_vmap_equals_the_models_one_by_one(tmp_path, mod
     make = mlp_gan if model_name == "wgan_gp" else mlp_autoencoder
     models = [make(2, 2, (8,)) for _ in range(3)]
     names = ["gradient_penalty"] if model_name == "wgan_gp" else ["beta_rec", "beta_kl"]
-    names += {"as_intro": ["beta_neg", "distance_weight", "c"], "intro": ["margin"]}.get(model_name, [])
+    names += {
+        "as_intro": ["beta_neg", "distance_weight", "distance_weight_decoder", "c"],
+        "intro": ["margin", "beta_rec_decoder", "beta_neg_decoder", "reconstruction_hinge"],
+    }.get(model_name, [])
     hyper = {name: torch.tensor([0.5, 0.7, 1.0]) for name in names}
     x = torch.stack([data.batch(i) for i in range(3)])
     noise = Noise(*map(torch.stack, zip(*(noise_for(32, seed=s) for s in range(3)), strict=True)))

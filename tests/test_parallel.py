@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import MODELS, ROOT, build, tiny_config
 
-from asintrovae import ASIntroVAE, Gaussian, ParameterError, as_distance, load_run, train
+from asintrovae import ASIntroVAE, Gaussian, IntroVAE, ParameterError, as_distance, load_run, train
 from asintrovae.checkpoint import load_checkpoint
 from asintrovae.networks import conv_autoencoder, conv_gan
 from asintrovae.objectives import Noise
@@ -66,8 +66,14 @@ def phases():
     torch.manual_seed(0)
     model = conv_autoencoder((1, 8, 8), n, (3, 4)).double()
     found = []
-    for pairing in ("reconstructed", "real"):
-        for phase in ASIntroVAE(beta_neg=50.0, pairing=pairing, distance_weight=30.0, c=0.4).phases:
+    weights = {"beta_neg": 50.0, "c": 0.4}
+    for objective in (
+        ASIntroVAE(**weights, distance_weight=30.0),
+        ASIntroVAE(**weights, distance_weight=30.0, pairing="real"),
+        ASIntroVAE(**weights, distance_reduction="sum", squash=True, distance_weight_decoder=30.0),
+        IntroVAE(margin=2.0, hinge="batch"),
+    ):
+        for phase in objective.phases:
             with only_learning(model, phase.learns):
                 model.zero_grad()
                 x, noise = share(images), Noise(*(share(part).double() for part in drawn))

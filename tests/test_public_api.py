@@ -13,6 +13,7 @@ from conftest import ROOT
 import asintrovae
 from asintrovae.config import ModelName
 from asintrovae.data import example_shape
+from asintrovae.data.images import RESOLUTIONS
 from asintrovae.networks import PUBLISHED_WIDTHS
 
 # fmt: off
@@ -98,8 +99,31 @@ def test_every_row_of_the_image_tables_takes_every_model(row, model):
     config = asintrovae.RunConfig(**parameters(row, f"model/{model}"))
     assert (config.model, config.c) == (model, None)
     assert (config.beta_rec, config.margin > 0) == (0.05 if model == "intro" else 1.0, True)
+    if model == "intro":
+        assert (config.beta_kl, config.beta_neg, config.beta_neg_decoder) == (1.0, 0.25, 0.5)
     assert config.adam_betas == ((0.0, 0.9) if model == "wgan_gp" else (0.9, 0.999))
     assert config.ema == (0.999 if row in ROWS and model != "wgan_gp" else 0)
+
+
+@pytest.mark.parametrize("path", sorted((PARAMS / "model").glob("*-*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("row", [*ROWS, "8gaussians-c1"])
+def test_every_row_takes_every_published_form(row, path):
+    config = asintrovae.RunConfig(**parameters(row, f"model/{path.stem}"))
+    assert config.model == path.stem.partition("-")[0]
+
+
+def test_parameter_files_of_points_have_the_published_networks():
+    """Four hidden layers of 256; the laptop's files would have others."""
+    names = [path.stem for path in PARAMS.glob("*-c?.yaml")]
+    assert len(names) == 6
+    assert {tuple(parameters(name)["widths"]) for name in names} == {(256,) * 4}
+
+
+def test_faces_and_flowers_are_squeezed_and_mirrored_as_published():
+    for name in ROWS:
+        config = asintrovae.RunConfig(**parameters(name))
+        published = ("squeeze", True) if config.dataset in RESOLUTIONS else ("crop", False)
+        assert (config.fit, config.mirror) == published
 
 
 def test_parameter_files_of_images_have_the_published_networks():

@@ -27,7 +27,9 @@ repository = tool("repository")
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
 NAMED = re.compile(r"(?:github\.com|google\.com/github)/([\w-]+/[\w.-]*[\w-])")
 OTHERS = {
-    "taldatech/soft-intro-vae-pytorch",  # cited
+    "taldatech/soft-intro-vae-pytorch",  # cited, as the next two: published codes
+    "hhb072/IntroVAE",
+    "LOUEY233/AS-IntroVAE",
     "toshas/torch-fidelity",  # its releases hold the weights of FID
     "OWNER/NAME",  # in usage lines
 }

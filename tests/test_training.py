@@ -6,12 +6,23 @@ import pytest
 import torch
 from conftest import MODELS, build, tiny_config
 
-from asintrovae import ParameterError, RunConfig, evaluate, load_run, save_record, save_samples, train
+from asintrovae import (
+    ParameterError,
+    RunConfig,
+    build_objective,
+    evaluate,
+    load_run,
+    save_record,
+    save_samples,
+    train,
+)
 from asintrovae.checkpoint import load_checkpoint, save_checkpoint
+from asintrovae.config import with_defaults
+from asintrovae.data.files import embedded
 from asintrovae.networks import mlp_autoencoder, precise_batchnorm
 from asintrovae.objectives import VAE, Phase
 from asintrovae.records import load_records, load_samples
-from asintrovae.training import Loop, build_optimizers, described
+from asintrovae.training import Loop, build_optimizers, described, refuse_another_run
 
 
 def run(config):
@@ -188,6 +199,21 @@ def test_a_checkpoint_of_another_objective_is_refused_in_its_older_form(tmp_path
     forget(tmp_path, "kl_annealing", objective)
     with pytest.raises(ParameterError, match=r"holds another run \(objective"):
         run(tiny_config(tmp_path, model="vae"))
+
+
+def test_recorded_runs_go_on_under_objectives_with_more_fields_than_they_had():
+    """Their checkpoints know the objective as it was; a field that came later must have its default."""
+    folders = [path.parent for path in embedded("runs").rglob("checkpoint.safetensors")]
+    assert len(folders) > 5
+    for folder in folders:
+        checkpoint = load_checkpoint(folder)
+        config = RunConfig(**with_defaults(checkpoint.meta["config"]))
+        objective = build_objective(config)
+        refuse_another_run(config, objective, checkpoint)
+        if config.model in ("soft_intro", "as_intro"):
+            for changes in ({"detach_fakes": False}, {"alpha": 3.0}):
+                with pytest.raises(ParameterError, match="holds another run"):
+                    refuse_another_run(config, dataclasses.replace(objective, **changes), checkpoint)
 
 
 def test_other_code_than_the_run_was_begun_with_is_said(tmp_path, monkeypatch):

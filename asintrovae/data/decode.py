@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,14 +17,19 @@ from asintrovae.data.files import write_atomically
 from asintrovae.ranges import refuse_other_range
 from asintrovae.threads import processors
 
+Fit = Literal["crop", "squeeze"]
 
-def decode(path: Path, size: int) -> Tensor:
-    """The largest centred square of an image, resized (bicubic, antialiased) to (3, size, size) uint8.
 
+def decode(path: Path, size: int, fit: Fit = "crop") -> Tensor:
+    """Return an image as a square, resized (bicubic, antialiased) to (3, size, size) uint8.
+
+    fit: "crop" takes the largest centred square, "squeeze" all of the image, whose proportions change.
     A rotation noted in EXIF is applied first. Raises what Pillow raises for files it cannot read.
     """
     with Image.open(path) as file:
         image = to_rgb(ImageOps.exif_transpose(file))
+    if fit == "squeeze":
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
     side = min(image.size)
     left, top = ((length - side) // 2 for length in image.size)
     square = image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
@@ -48,10 +54,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read(path: Path, size: int) -> Tensor | str:
+def read(path: Path, size: int, fit: Fit = "crop") -> Tensor | str:
     """What `decode` returns, or one line that names the file and says why it cannot be read."""
     try:
-        return decode(path, size)
+        return decode(path, size, fit)
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
         known = (
             "it is no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None)
@@ -64,11 +70,11 @@ def shown(path: Path) -> str:
     return str(path) if str(path).isprintable() else repr(str(path))
 
 
-def read_all(paths: Sequence[Path], size: int, title: str) -> tuple[Tensor, list[str]]:
+def read_all(paths: Sequence[Path], size: int, title: str, fit: Fit = "crop") -> tuple[Tensor, list[str]]:
     """The readable images (N, 3, size, size) uint8, in order, decoded by all processors, and a line for each of the others."""
     images, problems, count = torch.empty(len(paths), 3, size, size, dtype=torch.uint8), [], 0
     with ThreadPoolExecutor(processors()) as pool:
-        for found in tqdm(pool.map(partial(read, size=size), paths), title, len(paths), leave=False):
+        for found in tqdm(pool.map(partial(read, size=size, fit=fit), paths), title, len(paths), leave=False):
             if isinstance(found, str):
                 problems.append(found)
             else:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from asintrovae.config import SHAPES, ParameterError, RunConfig
-from asintrovae.data.decode import read, read_all
+from asintrovae.data.decode import Fit, read, read_all
 from asintrovae.data.sources import Split, find_images, fingerprint, left_out
 from asintrovae.interruption import leave_signals_to_the_run
 from asintrovae.parallel import world
@@ -114,8 +114,8 @@ class DecodedBatches(Dataset[tuple[Tensor | None, list[str]]]):
     None in the place of the batch where LONGEST_GAP images in a row cannot be read.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int, epochs: Epochs) -> None:
-        self.paths, self.size, self.epochs = paths, size, epochs
+    def __init__(self, paths: Sequence[Path], size: int, epochs: Epochs, fit: Fit = "crop") -> None:
+        self.paths, self.size, self.epochs, self.fit = paths, size, epochs, fit
 
     def __getitem__(self, index: int) -> tuple[Tensor | None, list[str]]:
         numbers, flip = self.epochs.batch(index)
@@ -133,7 +133,7 @@ class DecodedBatches(Dataset[tuple[Tensor | None, list[str]]]):
         None where none of all images, or of LONGEST_GAP in a row, can be read.
         """
         for step in range(min(LONGEST_GAP, len(self.paths))):
-            found = read(self.paths[(number + step) % len(self.paths)], self.size)
+            found = read(self.paths[(number + step) % len(self.paths)], self.size, self.fit)
             if isinstance(found, Tensor):
                 return found
             problems.append(found)
@@ -148,7 +148,7 @@ class StreamedImages(ImageData):
     """Images decoded by worker processes ahead of their use; asking for batches out of order works, but starts them anew.
 
     train, test: one file per image. size: H and W. workers: of each process of the run; 0 decodes in this one, None is one
-    per core, at most 8. processes: of the run.
+    per core, at most 8. processes: of the run. fit: as in `decode`.
     An unreadable training image is replaced by the next readable one, with a warning; strict: a ValueError instead.
     """
 
@@ -163,9 +163,10 @@ class StreamedImages(ImageData):
         workers: int | None = None,
         strict: bool = False,
         processes: int = 1,
+        fit: Fit = "crop",
     ) -> None:
         self.shape, self.device, self.strict = (3, size, size), device, strict
-        self.batches, self.test_paths = DecodedBatches(train, size, epochs), test
+        self.batches, self.test_paths = DecodedBatches(train, size, epochs, fit), test
         self.workers = min(8, processors()) if workers is None else workers
         self._problems: set[str] = set()
         self._complete, self._served = processes == 1, 0  # whether every batch so far, of how many, was served here
@@ -199,7 +200,7 @@ class StreamedImages(ImageData):
     def evaluation(self, count: int) -> Tensor:
         """As ImageData; decoded when first asked for. Those that cannot be read are missing from the `count`."""
         if count > self._tested:
-            self._test, problems = read_all(self.test_paths[:count], self.shape[1], "test images")
+            self._test, problems = read_all(self.test_paths[:count], self.shape[1], "test images", self.batches.fit)
             self.note(problems)
             if not len(self._test):
                 raise broken(problems)
@@ -254,11 +255,11 @@ def load_images(config: RunConfig, device: torch.device) -> ImageData:
     data: ImageData
     if isinstance(train, list) and isinstance(test, list) and 3 * size**2 * len(train + test) > MEMORY_LIMIT:
         options: dict[str, Any] = {"workers": config.workers, "strict": config.strict_images, "processes": config.devices}
-        data, count = StreamedImages(train, test, size, epochs(len(train)), device, **options), len(train)
+        data, count = StreamedImages(train, test, size, epochs(len(train)), device, fit=config.fit, **options), len(train)
         data.note(unopened)
     else:
-        images, problems = decoded(train, size, "training images")
-        test_images, problems_of_test = decoded(test, size, "test images")
+        images, problems = decoded(train, size, "training images", config.fit)
+        test_images, problems_of_test = decoded(test, size, "test images", config.fit)
         problems_of_all = unopened + problems + problems_of_test
         report(problems_of_all, config.strict_images)
         for split, unreadable in ((images, problems), (test_images, problems_of_test)):
@@ -281,9 +282,9 @@ def shuffled(split: Split) -> Split:
     return split[order] if isinstance(split, Tensor) else [split[number] for number in order.tolist()]
 
 
-def decoded(split: Split, size: int, title: str) -> tuple[Tensor, list[str]]:
+def decoded(split: Split, size: int, title: str, fit: Fit = "crop") -> tuple[Tensor, list[str]]:
     """The images of a split as bytes (N, C, H, W), and a line for each that cannot be read."""
-    return (split, []) if isinstance(split, Tensor) else read_all(split, size, title)
+    return (split, []) if isinstance(split, Tensor) else read_all(split, size, title, fit)
 
 
 def image_shape(config: RunConfig) -> tuple[int, ...]:

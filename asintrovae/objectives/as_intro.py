@@ -1,5 +1,6 @@
 """AS-IntroVAE (Eqs. 4 and 7 of AS-IntroVAE, signs repaired): Soft-IntroVAE whose fakes are also told apart by the AS-Distance."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,21 +8,33 @@ from torch import Tensor
 
 from asintrovae.distance import as_distance
 from asintrovae.gaussian import Gaussian
-from asintrovae.objectives.base import Model, Noise, Phase, Terms, above_rounding, annealed, reconstruction_error
+from asintrovae.objectives.base import (
+    Model,
+    Noise,
+    Phase,
+    Terms,
+    above_rounding,
+    annealed,
+    reconstruction_error,
+    unless,
+)
 from asintrovae.parallel import gather
 
 
-def annealing_weight(i: float | Tensor, T: float) -> float | Tensor:
-    """c = min(5 i / T, 1), the weight of the KL divergence against the AS-Distance (below Eq. 7).
+def annealing_weight(i: float | Tensor, T: float, schedule: Literal["linear", "tanh"] = "linear") -> float | Tensor:
+    """Return c, the weight of the KL divergence against the AS-Distance (below Eq. 7).
 
     i: current iteration, 0 ≤ i, a number or a tensor. T: total number of iterations, > 0.
-    Raises ValueError for numbers outside these ranges.
+    schedule: "linear" is min(5 i / T, 1), the paper's; "tanh" is tanh(5 i / T), as published in code.
+    Raises ValueError for numbers outside these ranges and for another schedule.
     """
+    if schedule not in ("linear", "tanh"):
+        raise ValueError(f"schedule={schedule!r} is not one of 'linear', 'tanh'")
     if isinstance(i, Tensor):
-        return (5 * i / T).clamp(max=1)
+        return (5 * i / T).clamp(max=1) if schedule == "linear" else (5 * i / T).tanh()
     if not (T > 0 and i >= 0):
         raise ValueError(f"annealing_weight needs i >= 0 and T > 0, got i={i}, T={T}")
-    return min(5 * i / T, 1.0)
+    return min(5 * i / T, 1.0) if schedule == "linear" else math.tanh(5 * i / T)
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,12 @@ class ASIntroVAE:
     squash: D of tanh(μ) and tanh(log λ), as published in code; in no equation.
     distance_weight: multiplies D, whose scale is far below that of the KL divergence; 1 is the paper's form.
     c: fixed weight in [0, 1] (the supplement's ablation), or None for the annealed `annealing_weight`.
+    The other fields are the differences of the published code; none of them is in an equation:
+    detach_fakes: as in `SoftIntroVAE`. c_schedule: of the annealed c, as in `annealing_weight`.
+    distance_reduction: D in the encoder phase, a "mean" over pairs of examples and latent axes, or a "sum", B² n times it
+        (B² times where the kernel is a product over the axes); the decoder phase has the mean.
+    distance_weight_decoder: the weight of D in the decoder phase, where D stands twice; None: distance_weight.
+    squash_kl: in the decoder phase KL(x_s), too, is that of the posterior with tanh(μ) and tanh(log λ).
     """
 
     beta_rec: float = 1.0
@@ -50,6 +69,11 @@ class ASIntroVAE:
     squash: bool = False
     distance_weight: float = 1.0
     c: float | None = None
+    detach_fakes: bool = True
+    c_schedule: Literal["linear", "tanh"] = "linear"
+    distance_reduction: Literal["mean", "sum"] = "mean"
+    distance_weight_decoder: float | None = None
+    squash_kl: bool = False
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -63,11 +87,11 @@ class ASIntroVAE:
         x_r = model.decode(q.sample(noise.posterior))
         x_g = model.decode(noise.prior).detach()
         rec, kl = reconstruction_error(x, x_r), q.kl()
-        x_r = x_r.detach()
-        q_r, q_g = model.encode(x_r), model.encode(x_g)
+        q_r, q_g = model.encode(x_r.detach()), model.encode(x_g)
+        x_r = x_r.detach() if self.detach_fakes else x_r
         rec_r = reconstruction_error(x_r, model.decode(q_r.sample(noise.reconstructed)))
         rec_g = reconstruction_error(x_g, model.decode(q_g.sample(noise.generated)))
-        kl_r, kl_g, distance = self.divergences(q, q_r, q_g, progress)
+        kl_r, kl_g, distance = self.divergences("encoder", q, q_r, q_g, progress)
         exp_elbo_r = (-self.alpha * kappa * (self.beta_rec * rec_r + self.beta_neg * kl_r)).exp()
         exp_elbo_g = (-self.alpha * kappa * (self.beta_rec * rec_g + self.beta_neg * kl_g)).exp()
         real = kappa * (self.beta_rec * rec + annealed(self.beta_kl, progress, self.kl_annealing) * kl)
@@ -90,7 +114,7 @@ class ASIntroVAE:
         x_g = model.decode(noise.prior)
         q_r, q_g = model.encode(x_r), model.encode(x_g)
         rec = reconstruction_error(x, x_r)
-        kl_r, kl_g, distance = self.divergences(q, q_r, q_g, progress)
+        kl_r, kl_g, distance = self.divergences("decoder", q, q_r, q_g, progress)
         fake = 0.5 * annealed(self.beta_kl, progress, self.kl_annealing) * (kl_r + kl_g)
         if above_rounding(self.gamma_r, x.dtype):
             rec_r = reconstruction_error(x_r.detach(), model.decode(q_r.sample(noise.reconstructed).detach()))
@@ -102,21 +126,34 @@ class ASIntroVAE:
 
     def weight(self, progress: float) -> float | Tensor:
         """c at this point of the run: the fixed one, or annealed (annealing_weight)."""
-        return annealing_weight(progress, 1.0) if self.c is None else self.c
+        return annealing_weight(progress, 1.0, self.c_schedule) if self.c is None else self.c
 
-    def divergences(self, q: Gaussian, q_r: Gaussian, q_g: Gaussian, progress: float) -> tuple[Tensor, Tensor, Terms]:
+    def divergences(self, phase: str, q: Gaussian, q_r: Gaussian, q_g: Gaussian, progress: float) -> tuple[Tensor, Tensor, Terms]:
         """KL_r and KL_g of Eq. 7, (B,) each, and D as a term. At c = 1 D has no part in them and is not evaluated."""
         c = self.weight(progress)
+        if self.squash_kl and phase == "decoder":
+            kl_r, kl_g = squashed(q_r).kl, squashed(q_g).kl
+        else:
+            kl_r, kl_g = q_r.kl, q_g.kl
         if not isinstance(c, Tensor) and c == 1:
-            return q_r.kl(), q_g.kl(), {}
-        distance = self.distance(q, q_r, q_g)
-        return c * q_r.kl() + (1 - c) * distance, c * q_g.kl() + (1 - c) * distance, {"distance": distance}
+            return kl_r(), kl_g(), {}
+        distance = self.distance(q, q_r, q_g, phase)
+        return c * kl_r() + (1 - c) * distance, c * kl_g() + (1 - c) * distance, {"distance": distance}
 
-    def distance(self, q: Gaussian, q_r: Gaussian, q_g: Gaussian) -> Tensor:
-        """Weighted D between generated images and what `pairing` sets against them, over all processes; a scalar."""
+    def distance(self, q: Gaussian, q_r: Gaussian, q_g: Gaussian, phase: str = "encoder") -> Tensor:
+        """Weighted D of a phase, between generated images and what `pairing` sets against them, over all processes; a scalar."""
         q_other = gather(q_r if self.pairing == "reconstructed" else q)
         q_g = gather(q_g)
         if self.squash:
-            q_other, q_g = (Gaussian(q_s.mean.tanh(), q_s.logvar.tanh()) for q_s in (q_other, q_g))
+            q_other, q_g = squashed(q_other), squashed(q_g)
         distance = as_distance(q_other.mean, q_other.var, q_g.mean, q_g.var, self.kernel, self.estimator)
+        if phase == "decoder":
+            return unless(self.distance_weight_decoder, self.distance_weight) * distance
+        if self.distance_reduction == "sum":
+            distance = distance * len(q_g.mean) ** 2 * (q_g.mean.shape[1] if self.kernel == "mean" else 1)
         return self.distance_weight * distance
+
+
+def squashed(q: Gaussian) -> Gaussian:
+    """Return posteriors (B, n) with tanh of the means and of the log-variances."""
+    return Gaussian(q.mean.tanh(), q.logvar.tanh())

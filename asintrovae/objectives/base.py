@@ -77,6 +77,11 @@ def reconstruction_error(x: Tensor, x_hat: Tensor) -> Tensor:
     return (x - x_hat).square().flatten(1).sum(1)
 
 
+def unless(value: float | Tensor | None, otherwise: float | Tensor) -> float | Tensor:
+    """Return `value`, or `otherwise` where it is None: a weight of one phase, which by default is that of both."""
+    return otherwise if value is None else value
+
+
 def above_rounding(weight: float | Tensor, dtype: torch.dtype) -> bool:
     """Whether a term of this relative weight shows in a sum of this dtype; a tensor, one weight for each member, always may.
 

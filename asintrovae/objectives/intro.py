@@ -1,10 +1,21 @@
 """IntroVAE (Huang et al. 2018; Eq. 1 of AS-IntroVAE with its signs and its missing reconstruction term repaired)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
-from asintrovae.objectives.base import Model, Noise, Phase, Terms, annealed, reconstruction_error
+from asintrovae.gaussian import Gaussian
+from asintrovae.objectives.base import (
+    Model,
+    Noise,
+    Phase,
+    Terms,
+    annealed,
+    reconstruction_error,
+    unless,
+)
+from asintrovae.parallel import gather
 
 
 @dataclass(frozen=True)
@@ -13,8 +24,12 @@ class IntroVAE:
 
     encoder: E[β_rec R(x) + β_kl KL(x) + β_neg Σ_s max(0, m - KL(sg x_s))],  s = r, g
     decoder: E[β_rec R(x) + β_neg Σ_s KL(x_s)]
-    beta_rec, beta_kl, beta_neg: weights, > 0. margin: m in nats, the KL above which the encoder stops pushing a fake.
+    beta_rec, beta_kl, beta_neg: weights, > 0.
+    margin: m in nats, the KL above which the encoder stops pushing a fake.
     kl_annealing: share of the run over which β_kl rises (`annealed`).
+    beta_rec_decoder, beta_neg_decoder: β_rec and β_neg of the decoder phase; None: as above.
+    hinge: max(0, m - KL) of each "example", or of the mean KL of the "batch".
+    reconstruction_hinge: ≥ 0, multiplies the hinge of x_r in the encoder phase; 1 is the paper's form.
     """
 
     beta_rec: float = 1.0
@@ -22,6 +37,10 @@ class IntroVAE:
     beta_neg: float = 1.0
     margin: float = 10.0
     kl_annealing: float = 0.0
+    beta_rec_decoder: float | None = None
+    beta_neg_decoder: float | None = None
+    hinge: Literal["example", "batch"] = "example"
+    reconstruction_hinge: float = 1.0
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -34,10 +53,12 @@ class IntroVAE:
         x_r = model.decode(q.sample(noise.posterior))
         x_g = model.decode(noise.prior)
         rec, kl = reconstruction_error(x, x_r), q.kl()
-        kl_r, kl_g = model.encode(x_r.detach()).kl(), model.encode(x_g.detach()).kl()
-        hinge = (self.margin - kl_r).clamp(min=0) + (self.margin - kl_g).clamp(min=0)
-        loss = (self.beta_rec * rec + annealed(self.beta_kl, progress, self.kl_annealing) * kl + self.beta_neg * hinge).mean()
-        return loss, {"rec": rec.mean(), "kl": kl.mean(), "kl_r": kl_r.mean(), "kl_g": kl_g.mean()}
+        q_r, q_g = model.encode(x_r.detach()), model.encode(x_g.detach())
+        hinge = self.reconstruction_hinge * self.shortfall(q_r) + self.shortfall(q_g)
+        beta_kl = annealed(self.beta_kl, progress, self.kl_annealing)
+        loss = (self.beta_rec * rec + beta_kl * kl + self.beta_neg * hinge).mean()
+        terms = {"rec": rec, "kl": kl, "kl_r": q_r.kl(), "kl_g": q_g.kl()}
+        return loss, {name: term.mean() for name, term in terms.items()}
 
     def decoder_loss(self, model: Model, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
         """Reconstruction, and the KL of the fakes pulled down through the encoder."""
@@ -45,5 +66,12 @@ class IntroVAE:
         x_g = model.decode(noise.prior)
         rec = reconstruction_error(x, x_r)
         kl_r, kl_g = model.encode(x_r).kl(), model.encode(x_g).kl()
-        loss = (self.beta_rec * rec + self.beta_neg * (kl_r + kl_g)).mean()
+        beta_rec = unless(self.beta_rec_decoder, self.beta_rec)
+        beta_neg = unless(self.beta_neg_decoder, self.beta_neg)
+        loss = (beta_rec * rec + beta_neg * (kl_r + kl_g)).mean()
         return loss, {"rec": rec.mean(), "kl_r": kl_r.mean(), "kl_g": kl_g.mean()}
+
+    def shortfall(self, q: Gaussian) -> Tensor:
+        """Return max(0, m - KL) of posteriors: (B,), or of their mean KL over all processes, a scalar."""
+        kl = q.kl() if self.hinge == "example" else gather(q).kl().mean()
+        return (self.margin - kl).clamp(min=0)

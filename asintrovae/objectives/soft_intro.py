@@ -16,6 +16,7 @@ class SoftIntroVAE:
     beta_rec, beta_kl, beta_neg: weights, > 0. alpha: α > 0, sharpness of the threshold. gamma_r: γ_r ≥ 0, weight of
     reconstructing the fakes, a term that is left out where it would be lost in rounding (`above_rounding`). kl_annealing:
     share of the run over which β_kl rises (`annealed`).
+    detach_fakes: R(sg x_r) in the encoder phase as above; False leaves out this one sg, as published in code.
     """
 
     beta_rec: float = 1.0
@@ -24,6 +25,7 @@ class SoftIntroVAE:
     alpha: float = 2.0
     gamma_r: float = 1e-8
     kl_annealing: float = 0.0
+    detach_fakes: bool = True
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -37,8 +39,8 @@ class SoftIntroVAE:
         x_r = model.decode(q.sample(noise.posterior))
         x_g = model.decode(noise.prior).detach()
         rec, kl = reconstruction_error(x, x_r), q.kl()
-        x_r = x_r.detach()
-        q_r, q_g = model.encode(x_r), model.encode(x_g)
+        q_r, q_g = model.encode(x_r.detach()), model.encode(x_g)
+        x_r = x_r.detach() if self.detach_fakes else x_r
         rec_r = reconstruction_error(x_r, model.decode(q_r.sample(noise.reconstructed)))
         rec_g = reconstruction_error(x_g, model.decode(q_g.sample(noise.generated)))
         kl_r, kl_g = q_r.kl(), q_g.kl()

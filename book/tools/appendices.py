@@ -172,7 +172,8 @@ def distance_table(found: dict[str, Any]) -> str:
 
 def step_table(found: dict[str, Any]) -> str:
     """An iteration against the published loop's work."""
-    header = ["S-IntroVAE, 3 x 256, B = 512", "ms", "GFLOP", "of the peak", "iterations per second"]
+    widths = found["loops"][0]["widths"]
+    header = [f"S-IntroVAE, {len(widths)} x {widths[0]}, B = 512", "ms", "GFLOP", "of the peak", "iterations per second"]
     first = found["rows"]["published"]["seconds"]
     rows = [
         [
