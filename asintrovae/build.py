@@ -118,12 +118,9 @@ def refuse_giant(config: RunConfig) -> None:
     share = config.batch_size // config.devices
     example = math.prod(shape) + 4 * config.latent_dim + config.widths[0] * math.prod(shape[1:])
     gram = config.batch_size**2 if config.model == "as_intro" and config.c != 1 else 0
-    batch = f"batch_size={config.batch_size}"
-    if config.dataset == "folder":
-        batch += f", resolution={config.resolution}"
     needs = {
         sizes(config): 4 * processes * weights(config, shape),
-        batch: processes * (share * example + gram),
+        f"batch_size={config.batch_size}{resolution(config)}": processes * (share * example + gram),
         f"devices={config.devices}": 50_000_000 * processes,
     }
     refuse_too_large(needs, device)
@@ -140,7 +137,12 @@ def refuse_too_large(needs: dict[str, int], device: torch.device) -> None:
 
 def sizes(config: RunConfig) -> str:
     """The parameters that say how many weights there are."""
-    return f"widths={config.widths}, latent_dim={config.latent_dim}"
+    return f"widths={config.widths}, latent_dim={config.latent_dim}{resolution(config)}"
+
+
+def resolution(config: RunConfig) -> str:
+    """The size of the images where the run may choose it."""
+    return f", resolution={config.resolution}" if config.dataset == "folder" else ""
 
 
 def weights(config: RunConfig, shape: tuple[int, ...]) -> int:

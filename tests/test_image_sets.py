@@ -32,7 +32,8 @@ def stream(monkeypatch):
 
 def config(name, data_dir, **parameters):
     """A run of a few steps on the data set below data_dir."""
-    small = {"resolution": 16, "batch_size": 4, "widths": (2, 2), "iterations": 3, "warmup": 1, "c": 0.5, "latent_dim": 3}
+    small = {"resolution": 16 if name == "folder" else None, "feature_network": None}
+    small |= {"batch_size": 4, "widths": (2, 2), "iterations": 3, "warmup": 1, "c": 0.5, "latent_dim": 3}
     few = {"device": "cpu", "workers": 0, "evaluation_samples": 2, "log_every": 1, "checkpoint_every": 2}
     return RunConfig(**{**small, **few, "dataset": name, "data_dir": str(data_dir), **parameters})
 
@@ -387,8 +388,8 @@ def test_a_folder_needs_data_dir_and_fitting_widths(tmp_path, monkeypatch):
     with pytest.raises(ParameterError, match="dataset='folder' needs data_dir"):
         RunConfig(dataset="folder")
     LAYOUTS["folder"][0](tmp_path, monkeypatch)
-    with pytest.raises(ValueError, match="halves the image 2 times, which 18x18 does not allow"):
-        build(config("folder", tmp_path, resolution=18))
+    with pytest.raises(ValueError, match="halves the image 2 times, which resolution=18 does not allow"):
+        config("folder", tmp_path, resolution=18)
 
 
 @pytest.mark.parametrize("limit", [images.MEMORY_LIMIT, 0])
