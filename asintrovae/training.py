@@ -327,7 +327,7 @@ def refuse_another_run(config: RunConfig, objective: Objective, checkpoint: Chec
     saved, wanted = with_defaults(checkpoint.meta["config"]), config.model_dump(mode="json")
     names = [name for name in wanted if name not in FREE_PARAMETERS and saved.get(name) != wanted[name]]
     saved["objective"], wanted["objective"] = checkpoint.meta["objective"], repr(objective)
-    if not names and not same_objective(checkpoint.meta["objective"], objective):  # not built from the config
+    if not names and not same_objective(saved["objective"], objective):  # not built from the config
         names = ["objective"]
     if names:
         differences = ", ".join(f"{name} {saved.get(name)!r} there, {wanted[name]!r} here" for name in names)
@@ -341,9 +341,9 @@ def refuse_another_run(config: RunConfig, objective: Objective, checkpoint: Chec
 
 
 def same_objective(saved: str, objective: Any) -> bool:
-    """Return whether `saved` is the repr of an equal objective, perhaps of a time before some of its fields.
+    """Return whether `saved` is the repr of an equal objective, perhaps one with fewer fields.
 
-    The objective must have the defaults of fields that `saved` lacks.
+    The objective must have the defaults of the fields that `saved` lacks.
     """
     if not is_dataclass(objective):
         return saved == repr(objective)

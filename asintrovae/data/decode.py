@@ -22,7 +22,7 @@ Fit = Literal["crop", "squeeze"]
 def decode(path: Path, size: int, fit: Fit = "crop") -> Tensor:
     """Return an image as a square, resized (bicubic, antialiased) to (3, size, size) uint8.
 
-    fit: "crop" takes the largest centred square, "squeeze" all of the image, whose proportions change.
+    fit: "crop" takes the largest centred square, "squeeze" the whole image, in other proportions.
     A rotation noted in EXIF is applied first. Raises what Pillow raises for files it cannot read.
     """
     with Image.open(path) as file:
@@ -64,11 +64,17 @@ def read(path: Path, size: int, fit: Fit = "crop") -> Tensor | str:
         return f"{path} ({known or ' '.join(str(error).split()) or type(error).__name__})"
 
 
-def read_all(paths: Sequence[Path], size: int, title: str, fit: Fit = "crop") -> tuple[Tensor, list[str]]:
+def read_all(
+    paths: Sequence[Path],
+    size: int,
+    title: str,
+    fit: Fit = "crop",
+) -> tuple[Tensor, list[str]]:
     """The readable images (N, 3, size, size) uint8, in order, decoded by all cores, and a line for each of the others."""
     images, problems, count = torch.empty(len(paths), 3, size, size, dtype=torch.uint8), [], 0
     with ThreadPoolExecutor(cores()) as pool:
-        for found in tqdm(pool.map(partial(read, size=size, fit=fit), paths), title, len(paths), leave=False):
+        read_one = partial(read, size=size, fit=fit)
+        for found in tqdm(pool.map(read_one, paths), title, len(paths), leave=False):
             if isinstance(found, str):
                 problems.append(found)
             else:

@@ -196,7 +196,8 @@ class StreamedImages(ImageData):
     def evaluation(self, count: int) -> Tensor:
         """As ImageData; decoded when first asked for. Those that cannot be read are missing from the `count`."""
         if count > self._tested:
-            self._test, problems = read_all(self.test_paths[:count], self.shape[1], "test images", self.batches.fit)
+            paths, fit = self.test_paths[:count], self.batches.fit
+            self._test, problems = read_all(paths, self.shape[1], "test images", fit)
             self._note(problems)
             if not len(self._test):
                 raise broken(problems)
@@ -247,8 +248,9 @@ def load_images(config: RunConfig, device: torch.device) -> ImageData:
     size, epochs = image_shape(config)[1], partial(Epochs, batch_size=config.batch_size, seed=config.seed, mirror=config.mirror)
     data: ImageData
     if isinstance(train, list) and isinstance(test, list) and 3 * size**2 * len(train + test) > MEMORY_LIMIT:
-        options: dict[str, Any] = {"workers": config.workers, "strict": config.strict_images, "processes": config.devices}
-        data = StreamedImages(train, test, size, epochs(len(train)), device, fit=config.fit, **options)
+        options: dict[str, Any] = {"workers": config.workers, "strict": config.strict_images}
+        options |= {"processes": config.devices, "fit": config.fit}
+        data = StreamedImages(train, test, size, epochs(len(train)), device, **options)
         count = len(train)
     else:
         images, problems = decoded(train, size, "training images", config.fit)
