@@ -45,7 +45,10 @@ MEMBER_PARAMETERS = {*MEMBER_WEIGHTS, "seed", "dataset", *FREE_PARAMETERS}
 
 
 def shape_of(config: RunConfig) -> tuple[Any, ...]:
-    """What the members of one ensemble share: parameters outside MEMBER_PARAMETERS, and which of OPTIONAL_WEIGHTS are None."""
+    """Return what the members of one ensemble share, as pairs of a name and a value.
+
+    It is every parameter outside MEMBER_PARAMETERS, and which of OPTIONAL_WEIGHTS are None.
+    """
     shared = {name: value for name, value in config.model_dump().items() if name not in MEMBER_PARAMETERS}
     missing = ((f"{name} is None", getattr(config, name) is None) for name in OPTIONAL_WEIGHTS)
     return (*shared.items(), *missing, ("warmup", config.warmup_iterations()))

@@ -68,7 +68,8 @@ def test_the_reference_sweep_has_the_published_networks_and_form():
     read = [PARAMS / name for name in ("8gaussians-c1.yaml", "model/as_intro-official.yaml")]
     row, official = (yaml.safe_load(path.read_text()) for path in read)
     for point in points:
-        extra = official if point.labels["model"] == "as_intro-official" else {"model": point.labels["model"]}
+        model = point.labels["model"]
+        extra = official if model == "as_intro-official" else {"model": model}
         for name, value in (row | extra).items():
             assert getattr(point.config, name) == (tuple(value) if isinstance(value, list) else value)
 

@@ -202,7 +202,7 @@ def test_a_checkpoint_of_another_objective_is_refused_in_its_older_form(tmp_path
 
 
 def test_recorded_runs_go_on_under_objectives_with_more_fields_than_they_had():
-    """Their checkpoints know the objective as it was; a field that came later must have its default."""
+    """Their checkpoints name the objective as it was; later fields must have their defaults."""
     folders = [path.parent for path in embedded("runs").rglob("checkpoint.safetensors")]
     assert len(folders) > 5
     for folder in folders:

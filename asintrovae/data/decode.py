@@ -23,7 +23,7 @@ Fit = Literal["crop", "squeeze"]
 def decode(path: Path, size: int, fit: Fit = "crop") -> Tensor:
     """Return an image as a square, resized (bicubic, antialiased) to (3, size, size) uint8.
 
-    fit: "crop" takes the largest centred square, "squeeze" all of the image, whose proportions change.
+    fit: "crop" takes the largest centred square, "squeeze" the whole image, in other proportions.
     A rotation noted in EXIF is applied first. Raises what Pillow raises for files it cannot read.
     """
     with Image.open(path) as file:

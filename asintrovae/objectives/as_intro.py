@@ -21,11 +21,15 @@ from asintrovae.objectives.base import (
 from asintrovae.parallel import gather
 
 
-def annealing_weight(i: float | Tensor, T: float, schedule: Literal["linear", "tanh"] = "linear") -> float | Tensor:
+def annealing_weight(
+    i: float | Tensor,
+    T: float,
+    schedule: Literal["linear", "tanh"] = "linear",
+) -> float | Tensor:
     """Return c, the weight of the KL divergence against the AS-Distance (below Eq. 7).
 
     i: current iteration, 0 ≤ i, a number or a tensor. T: total number of iterations, > 0.
-    schedule: "linear" is min(5 i / T, 1), the paper's; "tanh" is tanh(5 i / T), as published in code.
+    schedule: "linear", min(5 i / T, 1) as in the paper; "tanh", tanh(5 i / T) as in its code.
     Raises ValueError for numbers outside these ranges and for another schedule.
     """
     if schedule not in ("linear", "tanh"):
@@ -49,12 +53,14 @@ class ASIntroVAE:
     squash: D of tanh(μ) and tanh(log λ), as published in code; in no equation.
     distance_weight: multiplies D, whose scale is far below that of the KL divergence; 1 is the paper's form.
     c: fixed weight in [0, 1] (the supplement's ablation), or None for the annealed `annealing_weight`.
-    The other fields are the differences of the published code; none of them is in an equation:
-    detach_fakes: as in `SoftIntroVAE`. c_schedule: of the annealed c, as in `annealing_weight`.
-    distance_reduction: D in the encoder phase, a "mean" over pairs of examples and latent axes, or a "sum", B² n times it
-        (B² times where the kernel is a product over the axes); the decoder phase has the mean.
-    distance_weight_decoder: the weight of D in the decoder phase, where D stands twice; None: distance_weight.
-    squash_kl: in the decoder phase KL(x_s), too, is that of the posterior with tanh(μ) and tanh(log λ).
+    The other fields are the differences of the published code; none of them is in an equation.
+    detach_fakes: as in `SoftIntroVAE`.
+    c_schedule: of the annealed c, as in `annealing_weight`.
+    distance_reduction: D of the encoder phase, a "mean" over pairs and latent axes or a "sum", which
+        is B² n times it (B² times where the kernel is a product); the decoder phase has the mean.
+    distance_weight_decoder: weight of D in the decoder phase, where D stands twice; None:
+        distance_weight.
+    squash_kl: in the decoder phase KL(x_s), too, is of the posterior with tanh(μ), tanh(log λ).
     """
 
     beta_rec: float = 1.0
@@ -128,7 +134,14 @@ class ASIntroVAE:
         """c at this point of the run: the fixed one, or annealed (annealing_weight)."""
         return annealing_weight(progress, 1.0, self.c_schedule) if self.c is None else self.c
 
-    def divergences(self, phase: str, q: Gaussian, q_r: Gaussian, q_g: Gaussian, progress: float) -> tuple[Tensor, Tensor, Terms]:
+    def divergences(
+        self,
+        phase: str,
+        q: Gaussian,
+        q_r: Gaussian,
+        q_g: Gaussian,
+        progress: float,
+    ) -> tuple[Tensor, Tensor, Terms]:
         """KL_r and KL_g of Eq. 7, (B,) each, and D as a term. At c = 1 D has no part in them and is not evaluated."""
         c = self.weight(progress)
         if self.squash_kl and phase == "decoder":
@@ -138,10 +151,15 @@ class ASIntroVAE:
         if not isinstance(c, Tensor) and c == 1:
             return kl_r(), kl_g(), {}
         distance = self.distance(q, q_r, q_g, phase)
-        return c * kl_r() + (1 - c) * distance, c * kl_g() + (1 - c) * distance, {"distance": distance}
+        terms = {"distance": distance}
+        return c * kl_r() + (1 - c) * distance, c * kl_g() + (1 - c) * distance, terms
 
     def distance(self, q: Gaussian, q_r: Gaussian, q_g: Gaussian, phase: str = "encoder") -> Tensor:
-        """Weighted D of a phase, between generated images and what `pairing` sets against them, over all processes; a scalar."""
+        """Return the weighted D of a phase, a scalar, over all processes.
+
+        It is between generated images and what `pairing` sets against them.
+        phase: "encoder" or "decoder".
+        """
         q_other = gather(q_r if self.pairing == "reconstructed" else q)
         q_g = gather(q_g)
         if self.squash:
@@ -150,7 +168,8 @@ class ASIntroVAE:
         if phase == "decoder":
             return unless(self.distance_weight_decoder, self.distance_weight) * distance
         if self.distance_reduction == "sum":
-            distance = distance * len(q_g.mean) ** 2 * (q_g.mean.shape[1] if self.kernel == "mean" else 1)
+            axes = q_g.mean.shape[1] if self.kernel == "mean" else 1
+            distance = distance * len(q_g.mean) ** 2 * axes
         return self.distance_weight * distance
 
 

@@ -78,7 +78,7 @@ def reconstruction_error(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def unless(value: float | Tensor | None, otherwise: float | Tensor) -> float | Tensor:
-    """Return `value`, or `otherwise` where it is None: a weight of one phase, which by default is that of both."""
+    """Return `value`, or `otherwise` where it is None."""
     return otherwise if value is None else value
 
 

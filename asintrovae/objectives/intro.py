@@ -29,7 +29,7 @@ class IntroVAE:
     kl_annealing: share of the run over which β_kl rises (`annealed`).
     beta_rec_decoder, beta_neg_decoder: β_rec and β_neg of the decoder phase; None: as above.
     hinge: max(0, m - KL) of each "example", or of the mean KL of the "batch".
-    reconstruction_hinge: ≥ 0, multiplies the hinge of x_r in the encoder phase; 1 is the paper's form.
+    reconstruction_hinge: ≥ 0, multiplies the hinge of x_r; 1 is the paper's form.
     """
 
     beta_rec: float = 1.0
@@ -72,6 +72,6 @@ class IntroVAE:
         return loss, {"rec": rec.mean(), "kl_r": kl_r.mean(), "kl_g": kl_g.mean()}
 
     def shortfall(self, q: Gaussian) -> Tensor:
-        """Return max(0, m - KL) of posteriors: (B,), or of their mean KL over all processes, a scalar."""
+        """Return max(0, m - KL) of posteriors: (B,), or a scalar of their mean KL over all processes."""
         kl = q.kl() if self.hinge == "example" else gather(q).kl().mean()
         return (self.margin - kl).clamp(min=0)

@@ -16,7 +16,7 @@ class SoftIntroVAE:
     beta_rec, beta_kl, beta_neg: weights, > 0. alpha: α > 0, sharpness of the threshold. gamma_r: γ_r ≥ 0, weight of
     reconstructing the fakes, a term that is left out where it would be lost in rounding (`above_rounding`). kl_annealing:
     share of the run over which β_kl rises (`annealed`).
-    detach_fakes: R(sg x_r) in the encoder phase as above; False leaves out this one sg, as published in code.
+    detach_fakes: False leaves out the sg of R(sg x_r) in the encoder phase, as published in code.
     """
 
     beta_rec: float = 1.0
