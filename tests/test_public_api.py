@@ -11,9 +11,8 @@ import yaml
 from conftest import ROOT
 
 import asintrovae
-from asintrovae.config import ModelName
+from asintrovae.config import RESOLUTIONS, ModelName
 from asintrovae.data import example_shape
-from asintrovae.data.images import RESOLUTIONS
 from asintrovae.networks import PUBLISHED_WIDTHS
 
 # fmt: off
