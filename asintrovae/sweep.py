@@ -55,7 +55,7 @@ def execute_point() -> int:
 
 
 LONGEST_FOLDER = 90
-"""Bytes of a folder's path that leave room for a socket's name: systems end at 103 or 107 together."""
+"""Bytes of a folder's path that leave room for the name of a socket: both have 103 or 107 bytes."""
 
 
 def folder_of_sockets() -> str:
@@ -75,7 +75,8 @@ def execute_notebook(point: Point, folder: str) -> None:
     log(point, "started")
     # Of kernels that start at once one could take the other's port before it listens there; files are their own.
     files = os.name == "posix" and len(os.fsencode(folder)) <= LONGEST_FOLDER
-    sockets = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}} if files else {})
+    ipc = {"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}}
+    sockets = Config(ipc if files else {})
     output = f"{point.parameters['run_dir']}/notebook.ipynb"
     papermill.execute_notebook(point.notebook, output, point.parameters, progress_bar=False, config=sockets)
     log(point, "ended")
