@@ -79,9 +79,10 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def cache_dir() -> Path:
-    """Return where features of real images are kept: $ASINTROVAE_CACHE, else asintrovae/ in the user's cache, ~/.cache.
+    """Return where features of real images are kept.
 
-    A user without a home folder, as in some containers, has asintrovae/ in the temporary folder.
+    That is $ASINTROVAE_CACHE, else asintrovae/ in the user's cache, which is ~/.cache. A user
+    without a home folder, as in some containers, has asintrovae/ in the temporary folder.
     """
     of_user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "asintrovae"
     try:

@@ -28,7 +28,8 @@ def real_against_real(config: RunConfig, count: int | None) -> str:
         images, problems = decoded(split[:count], image_shape(config)[1], title)
         report(problems, config.strict_images)
         if len(images) < 2:
-            raise ValueError(f"data_dir={config.data_dir!r}: {title} has {len(images)} images, FID needs at least 2; add images")
+            found = f"data_dir={config.data_dir!r}: {title} has {len(images)} images"
+            raise ValueError(f"{found}, FID needs at least 2; add images")
         features.append(real_features(network, images, config.dataset, title))
     fid = float(frechet_distance(*moments(features[0]), *moments(features[1])))
     counts = " against ".join(f"{len(part):,} {title}" for part, title in zip(features, ("training", "test images"), strict=True))

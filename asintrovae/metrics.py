@@ -90,7 +90,7 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     Raises ValueError for fewer than two examples.
     """
     if len(features) < 2:
-        raise ValueError(f"features has {len(features)} examples, a covariance needs at least 2; give more of them")
+        raise ValueError(f"features has {len(features)} examples, a covariance needs at least 2")
     features = features.cpu().double()  # some devices, as mps, have no float64
     return features.mean(0), features.T.cov()
 
@@ -126,27 +126,29 @@ def _share_covered(points: Tensor, members: Tensor, k: int) -> float:
 
 
 def refuse_unlike(x: Tensor, x_hat: Tensor) -> None:
-    """Raise ValueError for shapes that differ, and for images (B, C, H, W) in another range than [0, 1]."""
+    """Raise ValueError for shapes that differ, and for images (B, C, H, W) in another range."""
     if x.shape != x_hat.shape:
-        raise ValueError(f"x has shape {tuple(x.shape)}, x_hat {tuple(x_hat.shape)}; give one reconstruction for each image")
+        shapes = f"x has shape {tuple(x.shape)}, x_hat {tuple(x_hat.shape)}"
+        raise ValueError(f"{shapes}; give one reconstruction for each image")
     if x.dim() == 4:
         refuse_other_range("x", x)
         refuse_other_range("x_hat", x_hat, generated=True)
 
 
 def mse(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Return the mean squared error of images (B, C, H, W) in [0, 1], or points (B, 2), over all values; a scalar.
+    """Return the mean squared error over all values, a scalar.
 
-    Raises ValueError as `refuse_unlike`.
+    x, x_hat: images (B, C, H, W) in [0, 1] or points (B, 2). Raises ValueError as `refuse_unlike`.
     """
     refuse_unlike(x, x_hat)
     return (x - x_hat).square().mean()
 
 
 def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio in dB of images (B, C, H, W) in [0, 1], per image, then averaged.
+    """Return the peak signal-to-noise ratio in dB, per image, then averaged.
 
-    It is infinite where they are equal. Raises ValueError as `refuse_unlike`.
+    It is infinite where they are equal.
+    x, x_hat: images (B, C, H, W) in [0, 1]. Raises ValueError as `refuse_unlike`.
     """
     refuse_unlike(x, x_hat)
     from asintrovae._torchvision import torchvision  # noqa: F401 (torchmetrics imports it, so it must be repaired first)
@@ -158,10 +160,11 @@ def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def ssim(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Return the structural similarity of images (B, C, H, W) in [0, 1], at most 1, per image, then averaged.
+    """Return the structural similarity, at most 1, per image, then averaged.
 
     Wang et al. 2004: Gaussian window of 11 pixels, σ = 1.5; torchmetrics mirrors the image at its
-    border and averages over all of it. Raises ValueError as `refuse_unlike`.
+    border and averages over all of it.
+    x, x_hat: images (B, C, H, W) in [0, 1]. Raises ValueError as `refuse_unlike`.
     """
     refuse_unlike(x, x_hat)
     from asintrovae._torchvision import torchvision  # noqa: F401
@@ -173,12 +176,12 @@ def ssim(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def active_units(q: Gaussian, threshold: float = 0.01) -> int:
-    """Return how many latent axes have a posterior mean whose variance exceeds `threshold` (Burda et al. 2016).
+    """Return how many latent axes have a posterior mean whose variance exceeds `threshold`.
 
-    q: posteriors (N, n) of N examples. Raises ValueError for fewer than two.
+    Burda et al. 2016. q: posteriors (N, n) of N examples. Raises ValueError for fewer than two.
     """
     if len(q.mean) < 2:
-        raise ValueError(f"q has {len(q.mean)} examples, a variance needs at least 2; give more of them")
+        raise ValueError(f"q has {len(q.mean)} examples, a variance needs at least 2")
     return int((q.mean.var(0) > threshold).sum())
 
 
@@ -212,9 +215,10 @@ def samples(model: Autoencoder | GAN, count: int, seed: int) -> Iterator[Tensor]
 
 
 def reconstruct(model: Autoencoder, x: Tensor) -> tuple[Tensor, Gaussian]:
-    """Return reconstructions Dec(μ(x)) from the posterior MEAN, and the posteriors, in evaluation mode.
+    """Return reconstructions Dec(μ(x)) from the posterior MEAN, and the posteriors.
 
-    x: points (B, 2) or images (B, C, H, W) in [0, 1]. Raises ValueError for images in another range.
+    The model is in evaluation mode meanwhile. x: points (B, 2) or images (B, C, H, W) in [0, 1].
+    Raises ValueError for images in another range.
     """
     if x.dim() == 4:
         refuse_other_range("x", x, generated=True)
@@ -248,12 +252,15 @@ def measured(
     if isinstance(data, ToyData):
         metrics |= evaluate_points(real, sample(model, len(real), config.seed), data)
     if features is not None:
-        fake = torch.cat([features(clamped(part)) for part in samples(model, len(real), config.seed)])
+        parts = samples(model, len(real), config.seed)
+        fake = torch.cat([features(clamped(part)) for part in parts])
         metrics |= evaluate_features(real_features(features, real, config.dataset, "test"), fake, features.name)
     if isinstance(model, Autoencoder):
         x_r, q = reconstruct(model, real)
-        metrics |= {"active_units": active_units(q) if len(real) > 1 else None, "kl": float(q.kl().mean())}
-        if len(real) < 2:
+        metrics |= {"active_units": None, "kl": float(q.kl().mean())}
+        if len(real) > 1:
+            metrics["active_units"] = active_units(q)
+        else:
             metrics.setdefault("not_measured", {})["active_units"] = too_few(2, len(real))
         x_r = x_r if isinstance(data, ToyData) else x_r.clamp(0, 1)
         metrics["mse"] = float(mse(real, x_r))
@@ -265,8 +272,8 @@ def measured(
 def evaluate_features(real: Tensor, fake: Tensor, network: str) -> dict[str, Any]:
     """Fréchet distance, precision and recall between features (N, F) of test and of generated images, N of either.
 
-    Each is named after the network; only that of "inception" is called fid. NaN where a generated image is not finite;
-    None where there are too few images, and "not_measured" then holds name -> reason.
+    Each is named after the network; only that of "inception" is called fid. NaN where a generated
+    image is not finite. None where there are too few; "not_measured" then holds name -> reason.
     """
     name, count = network.replace("-", "_"), min(len(real), len(fake))
     distance = "fid" if network == "inception" else f"frechet_{name}"
@@ -278,7 +285,8 @@ def evaluate_features(real: Tensor, fake: Tensor, network: str) -> dict[str, Any
             values[distance] = float(frechet_distance(*moments(real), *moments(fake)))
         if count >= 4:
             values |= dict(zip(list(least)[1:], precision_recall(real, fake), strict=True))
-    reasons = {measure: too_few(least[measure], count) for measure, value in values.items() if value is None}
+    missing = [measure for measure, value in values.items() if value is None]
+    reasons = {measure: too_few(least[measure], count) for measure in missing}
     return {"feature_samples": len(real), **values} | ({"not_measured": reasons} if reasons else {})
 
 
@@ -288,9 +296,10 @@ def too_few(needed: int, found: int) -> str:
 
 
 def evaluate_points(real: Tensor, fake: Tensor, data: ToyData) -> dict[str, Any]:
-    """Metrics of generated points (N, 2) against real ones; "outside" is the share of points the histogram misses.
+    """Return metrics of generated points (N, 2) against real ones.
 
-    Without a point inside the histogram the divergences are None, and "not_measured" holds name -> reason.
+    "outside" is the share of points that the histogram misses. If it misses all, the divergences
+    are None, and "not_measured" holds name -> reason.
     """
     low, high = data.density.extent
     inside = ((fake >= low) & (fake <= high)).all(1)

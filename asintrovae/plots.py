@@ -54,9 +54,10 @@ def points_figure(real: Tensor, generated: Tensor, extent: tuple[float, float]) 
 
 
 def images_figure(rows: Mapping[str, Tensor]) -> Figure:
-    """Return a figure with a row for each name: images (N, C, H, W) in [0, 1], values outside clamped.
+    """Return a figure with a row of images for each name.
 
-    Raises ValueError, with the name, for images that are evidently in another range.
+    rows: name -> images (N, C, H, W) in [0, 1]; values outside are clamped. Raises ValueError,
+    with the name, for images that are evidently in another range.
     """
     from asintrovae._torchvision import torchvision  # here, so that only those who draw images wait for it
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 OUTSIDE = 0.2
-"""How far from [0, 1] generated images may lie, mean over all values: a decoder's output has no bounds."""
+"""Mean distance of all values from [0, 1] that generated images may have: decoders have no bounds."""
 WAYS_OUT = "divide 0..255 by 255, and map -1..1 by (x + 1) / 2"
 
 

@@ -43,7 +43,8 @@ def save_record(config: RunConfig, result: TrainingResult, metrics: dict[str, An
     """
     device, metrics = config.torch_device(), dict(metrics)
     not_measured = metrics.pop("not_measured", {})
-    not_finite = {name: f"is {value}" for name, value in metrics.items() if value is not None and not math.isfinite(value)}
+    known = {name: value for name, value in metrics.items() if value is not None}
+    not_finite = {name: f"is {value}" for name, value in known.items() if not math.isfinite(value)}
     record = {
         "status": "finished" if result.divergence is None else "diverged",
         "diverged": None if result.divergence is None else asdict(result.divergence),
@@ -62,7 +63,8 @@ def save_record(config: RunConfig, result: TrainingResult, metrics: dict[str, An
     write_history(run_dir / "history.csv", result.history)
     path = run_dir / "record.json"
     kept = path.with_name("record.damaged.json") if path.exists() and damage(path) else None
-    write_atomically(path, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode(), previous=kept)
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, text.encode(), previous=kept)
     return record
 
 
@@ -84,19 +86,21 @@ def load_samples(run_dir: str | Path) -> Tensor:
     """
     path = Path(expand_home("run_dir", run_dir)) / "samples.npy"
     if not path.exists():
-        raise FileNotFoundError(f"run_dir='{run_dir}' holds no samples.npy; only runs of points keep their samples")
+        way_out = "name the folder of a run of points, which keeps its samples"
+        raise FileNotFoundError(f"run_dir='{run_dir}' holds no samples.npy; {way_out}")
     with naming(path):
         return torch.from_numpy(numpy.load(path, allow_pickle=False).astype(numpy.float32))
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Raise ParameterError, naming the file and the way out, for what reading a damaged file raises."""
+    """Raise ParameterError, naming the file and the way out, where it cannot be read."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, EOFError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        way_out = "put back a copy, or start the run again, which goes on from its checkpoint if there is one"
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = said or type(error).__name__
+        way_out = "put back a copy, or start the run again, which goes on from its last checkpoint"
         raise ParameterError(f"{path} cannot be read ({reason}); {way_out}") from None
 
 
@@ -141,9 +145,10 @@ def load_run(run_dir: str | Path) -> Run:
 
 
 def load_records(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """Return the records of all runs below a folder, by the path of each from there, sorted; without histories and weights.
+    """Return the records of all runs below a folder, by the path of each from there, sorted.
 
-    Raises FileNotFoundError, naming the folder, where it holds none, ParameterError for a damaged one.
+    Histories and weights are left out. Raises FileNotFoundError, naming the folder, where it holds
+    none, ParameterError, naming the file, for a damaged one.
     """
     folder = Path(expand_home("folder", folder))
     paths = sorted(folder.rglob("record.json"), key=lambda path: path.parts)
@@ -171,7 +176,10 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], end: str = "\n") ->
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Return what write_history wrote. Raises ParameterError, naming the file, where it is missing or damaged."""
+    """Return what write_history wrote.
+
+    Raises ParameterError, naming the file, where it is missing or damaged.
+    """
     with naming(path):
         text = path.read_bytes().decode()
         if not text.endswith("\n"):

@@ -64,7 +64,7 @@ def execute_point() -> int:
 
 
 LONGEST_FOLDER = 90
-"""Bytes of a folder's path that leave room for a socket's name: systems end at 103 or 107 together."""
+"""Bytes of a folder's path that leave room for the name of a socket: both have 103 or 107 bytes."""
 
 
 def folder_of_sockets() -> str:

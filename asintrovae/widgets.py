@@ -148,7 +148,8 @@ def load_film(folder: Path) -> dict[str, Any]:
             return dict(arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{file} is damaged ({reason}); record another with book/tools/training_frames.py") from None
+        way_out = "record another with book/tools/training_frames.py"
+        raise ValueError(f"{file} is damaged ({reason}); {way_out}") from None
 
 
 def _numbers(film: Mapping[str, Any]) -> list[list[float]]:

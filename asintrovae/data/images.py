@@ -23,7 +23,7 @@ from asintrovae.threads import processors
 MEMORY_LIMIT = 2**30
 """Bytes of a data set, both splits, up to which it is decoded at the start and kept on the device."""
 LEAST_SCORED = 4
-"""Test images that a feature network needs: precision and recall look at three neighbours of each."""
+"""Test images that a feature network needs: precision and recall look at three neighbours."""
 LONGEST_GAP = 100
 """Unreadable images in a row from which on the data set is broken, not an image."""
 
@@ -41,7 +41,7 @@ class ImageData(ABC):
     def skipped_images(self) -> int | None:
         """Images that could not be read and were left out or replaced: of a set in memory all, of a streamed one those met.
 
-        Those of a folder that `left_out` names count too, and a sub-folder that cannot be read counts as one.
+        Those of a folder that `left_out` names count too; a sub-folder that cannot be read is one.
         None where others met some too: a streamed run in several processes, or one that was resumed.
         """
 
@@ -128,7 +128,7 @@ class DecodedBatches(Dataset[tuple[Tensor | None, list[str]]]):
         return mirrored(torch.stack(images), flip), problems
 
     def readable(self, number: int, problems: list[str]) -> Tensor | None:
-        """Return image `number`, or the next one that can be read, (3, size, size), and note those that cannot.
+        """Return image `number`, or the next that can be read, (3, size, size), and note the others.
 
         None where none of all images, or of LONGEST_GAP in a row, can be read.
         """
@@ -244,7 +244,8 @@ def load_images(config: RunConfig, device: torch.device) -> ImageData:
     """The image data set of a run: on the device where it fits into MEMORY_LIMIT, else decoded as it is needed.
 
     Raises FileNotFoundError where its files are missing, ValueError for unreadable ones with config.strict_images, or where
-    none of a split can be read, and ParameterError for fewer test images than config.feature_network needs.
+    none of a split can be read, and ParameterError for fewer test images than
+    config.feature_network needs.
     """
     train, test = find_images(config.dataset, config.data_dir, config.download)
     unopened = left_out(config.data_dir) if config.dataset == "folder" and config.data_dir else []
@@ -268,12 +269,17 @@ def load_images(config: RunConfig, device: torch.device) -> ImageData:
         count = len(images)
         data = MemoryImages(images, test_images, epochs(count), device, len(problems_of_all))
     data.fingerprint = identify(count)
-    if config.feature_network is not None and (found := len(data.evaluation(LEAST_SCORED))) < LEAST_SCORED:
-        raise ParameterError(
-            f"feature_network={config.feature_network!r} needs at least {LEAST_SCORED} test images, "
-            f"data_dir={config.data_dir!r} has {found}; add images, or set feature_network=None"
-        )
+    if config.feature_network is not None:
+        refuse_too_few(config, len(data.evaluation(LEAST_SCORED)))
     return data
+
+
+def refuse_too_few(config: RunConfig, found: int) -> None:
+    """Raise ParameterError where the test images found are too few for config.feature_network."""
+    if found < LEAST_SCORED:
+        given = f"feature_network={config.feature_network!r}"
+        counts = f"at least {LEAST_SCORED} test images, data_dir={config.data_dir!r} has {found}"
+        raise ParameterError(f"{given} needs {counts}; add images, or set feature_network=None")
 
 
 def shuffled(split: Split) -> Split:

@@ -29,15 +29,16 @@ MNIST_SHA256 = {
 """Checksums of the pixels: how they are packed differs between the places that hand them out."""
 NO_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 """Formats that Pillow knows by name, but that hold measurements, drawings or films."""
-OTHER_IMAGES = {".avif", ".heic", ".heif", ".hif", ".jxl", ".jxr", ".svg", ".eps", ".exr", ".hdr", ".psb", ".xcf"}
-OTHER_IMAGES |= {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}  # of cameras
+OTHER_IMAGES = {".avif", ".heic", ".heif", ".hif", ".jxl", ".jxr", ".svg", ".eps", ".psb", ".xcf"}
+OTHER_IMAGES |= {".exr", ".hdr", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}
 """Endings of images that Pillow cannot open, or only with another package."""
-FOREIGN = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
-"""Folders that other programs leave in a folder of images, beside those whose names begin with a dot."""
+FOREIGN = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"}
+FOREIGN |= {"lost+found"}
+"""Folders that other programs leave among images, beside those whose names begin with a dot."""
 
 
 def read_idx(path: Path) -> Tensor:
-    """Return the bytes of an IDX file, the format of MNIST, as a uint8 tensor of the shape it declares.
+    """Return the bytes of an IDX file, the format of MNIST, as a uint8 tensor of its shape.
 
     path: the file, packed by gzip if its name ends so. Raises ValueError if it is no such file.
     """
@@ -228,8 +229,8 @@ def folder_images(data_dir: str | None) -> tuple[Split, Split]:
         way_out = "name a folder with two or more (.jpg, .png, .webp, .tif, ... as Pillow opens them)"
         raise FileNotFoundError(f"{place}{what}{unread}; {way_out}")
     testing = for_testing(names)
-    train, test = ([root / name for name in names if (name in testing) == wanted] for wanted in (False, True))
-    return train, test
+    train = [root / name for name in names if name not in testing]
+    return train, [root / name for name in names if name in testing]
 
 
 def for_testing(names: list[str]) -> set[str]:
@@ -246,16 +247,22 @@ def for_testing(names: list[str]) -> set[str]:
 
 
 def left_out(data_dir: str | Path) -> list[str]:
-    """Return a line for each image below a folder that Pillow cannot open, and each folder that cannot be read."""
+    """Return a line for each image below a folder that Pillow cannot open.
+
+    data_dir: the folder. A sub-folder that cannot be read has a line too.
+    """
     files, problems = files_below(Path(data_dir))
     others = OTHER_IMAGES - readable()
-    return problems + [
-        f"{shown(Path(data_dir, name))} (Pillow opens no {ending(name)} files)" for name in files if ending(name) in others
-    ]
+    unopened = [Path(data_dir, name) for name in files if ending(name) in others]
+    why = "Pillow opens no {} files"
+    return problems + [f"{shown(path)} ({why.format(ending(path.name))})" for path in unopened]
 
 
 def files_below(root: Path) -> tuple[list[str], list[str]]:
-    """Return the relative paths of the visible files below a folder, sorted, and a line for each folder that cannot be read."""
+    """Return the relative paths of the visible files below a folder, sorted.
+
+    And a line for each folder below it, or itself, that cannot be read.
+    """
     names: list[str] = []
     problems: list[str] = []
     folders, seen = [root], {os.path.realpath(root)}
@@ -270,10 +277,10 @@ def files_below(root: Path) -> tuple[list[str], list[str]]:
                 continue
             path = folder / entry.name
             if entry.is_dir():
-                if (real := os.path.realpath(path)) not in seen:  # a link may lead back to where it is
+                if (real := os.path.realpath(path)) not in seen:  # links may go in a circle
                     seen.add(real)
                     folders.append(path)
-            elif entry.is_file() or not path.exists():  # no pipe or device; a broken link is an unreadable image
+            elif entry.is_file() or not path.exists():  # broken links too; no pipes or devices
                 names.append(path.relative_to(root).as_posix())
     return sorted(names), problems
 
@@ -282,7 +289,7 @@ def readable() -> set[str]:
     """Return the endings, in small letters, of the image files that Pillow opens here."""
     Image.init()
     formats = Image.OPEN.keys() - NO_PICTURES | {"MPO"}  # MPO is opened as JPEG
-    return {suffix for suffix, format_ in Image.registered_extensions().items() if format_ in formats}
+    return {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
 
 
 def ending(name: str) -> str:
