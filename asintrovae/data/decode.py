@@ -59,7 +59,10 @@ def read(path: Path, size: int) -> Tensor | str:
 
 
 def read_all(paths: Sequence[Path], size: int, title: str) -> tuple[Tensor, list[str]]:
-    """The readable images (N, 3, size, size) uint8, in order, decoded by all processors, and a line for each of the others."""
+    """The readable images (N, 3, size, size) uint8, in order, and a line for each of the others.
+
+    All processors that this process may use decode them.
+    """
     images, problems, count = torch.empty(len(paths), 3, size, size, dtype=torch.uint8), [], 0
     with ThreadPoolExecutor(processors()) as pool:
         for found in tqdm(pool.map(partial(read, size=size), paths), title, len(paths), leave=False):
