@@ -103,7 +103,7 @@ audit: .venv/installed ## ask PyPI for known vulnerabilities of the pinned packa
 	$(BIN)/python -m venv _build/audit && _build/audit/bin/pip install -q pip-audit
 	_build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
-install-check: .venv/installed ## install the wheel with each extra into an empty environment and use it; needs the network; minutes
+install-check: .venv/installed ## try the wheel with each extra in an empty environment; needs the network
 	env -u OMP_NUM_THREADS $(BIN)/python book/tools/install.py
 
 repository: .venv/installed ## move to another repository: make repository URL=https://github.com/OWNER/NAME

@@ -79,11 +79,11 @@ def build_objective(config: RunConfig) -> Objective:
 
 
 def threads_for(config: RunConfig, batch_size: int | None = None) -> int:
-    """Return with how many threads a process computes a batch of the run; never more than torch has.
+    """Return how many threads a process of the run computes with; without `threads` at most torch's.
 
-    config.threads, where it is given. Else torch's own number where OMP_NUM_THREADS is set. Else one
-    for points and for small batches of images, whose threads would wait longer than they compute, and
-    for others the processors that this process may use, an equal share for each of config.devices.
+    config.threads, where it is given. Else torch's own number where OMP_NUM_THREADS is set. Else
+    one for points and for small batches of images, whose threads would wait longer than they
+    compute, and for others the processors that this process may use, shared by config.devices.
     batch_size: config.batch_size if left out.
     """
     if config.threads is not None:

@@ -186,7 +186,8 @@ def expand(
     refuse_twice({"fixed": set(fixed)} | {f"axis {axis!r}": set().union(*found.values()) for axis, found in axes.items()})
     for (axis, labels), name in itertools.product(axes.items(), given):
         if any(name in parameters for parameters in labels.values()):
-            raise ParameterError(f"-p {name} {short(given[name])}: axis {axis!r} sets {name!r}; change the axis, or leave -p out")
+            asked = f"-p {name} {short(given[name])}"
+            raise ParameterError(f"{asked}: axis {axis!r} sets {name!r}; change it, or leave -p out")
     fixed |= given
     seeds = checked_seeds(content["seeds"])
     if (count := math.prod(map(len, axes.values())) * len(seeds)) > LARGEST_GRID:
@@ -286,7 +287,8 @@ def typed(name: str, text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())[:200]
-        raise ParameterError(f"-p {name} {short(text)}: cannot be read ({reason}); put text in quotes") from None
+        asked = f"-p {name} {short(text)}"
+        raise ParameterError(f"{asked}: cannot be read ({reason}); put text in quotes") from None
     return value if isinstance(value, (bool, list)) or value is None else text
 
 

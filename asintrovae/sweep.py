@@ -261,7 +261,7 @@ def run_together(points: list[Point]) -> None:
 
 
 def refuse_missing_data(grid: Path, points: list[Point]) -> None:
-    """Raise ParameterError if the images of a point are not there and it may not download them; none is decoded."""
+    """Raise ParameterError if images are missing that no point may download; none is decoded."""
     here, folders = Path.cwd(), {point.folder for point in points}
     wanted = {(config.dataset, config.data_dir) for config in (point.config for point in points) if not config.download}
     for folder, (dataset, data_dir) in itertools.product(sorted(folders), sorted(wanted, key=str)):
@@ -299,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         metavar=("NAME", "VALUE"),
-        help="a parameter of every point, in place of what the grid fixes; may be given several times",
+        help="a parameter of every point, in place of what the grid fixes; repeatable",
     )
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="in place of the run_dir of the grid, if it is one")
     parser.add_argument("--workers", type=int, metavar="N", help="runs at a time; by default one per core, or per GPU")

@@ -1,4 +1,4 @@
-"""How many processors this process may use, and torch's number of threads for as long as something runs."""
+"""How many processors this process may use, and torch's number of threads while something runs."""
 
 import os
 from collections.abc import Iterator

@@ -93,7 +93,7 @@ def required(wheel):
 
 
 def third_party(path):
-    """Top-level names of what a module of the package imports, anywhere in it, from other distributions."""
+    """Top-level names of other distributions that a module of the package imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -103,7 +103,7 @@ def third_party(path):
 
 
 def test_the_wheel_requires_what_its_modules_import(wheel):
-    """The base what every module imports, an extra also what its own modules import and its programs start."""
+    """An extra also what its own modules import and its programs start."""
     needs = required(wheel)
     assert STARTED["sweep"] <= needs["sweep"]
     seen = set()

@@ -109,8 +109,8 @@ def test_every_parameter_that_is_a_path_counts_from_the_present_folder():
     ("pair", "message"),
     [
         (["beta_lk", "1"], "unknown parameter 'beta_lk'; did you mean 'beta_kl'?"),
-        (["beta_kl", "1"], "{path}: -p beta_kl 1: axis 'beta_kl' sets 'beta_kl'; change the axis, or leave -p out"),
-        (["model", "vae"], "{path}: -p model 'vae': axis 'model' sets 'model'; change the axis, or leave -p out"),
+        (["beta_kl", "1"], "{path}: -p beta_kl 1: axis 'beta_kl' sets 'beta_kl'; change it, or leave -p out"),
+        (["model", "vae"], "{path}: -p model 'vae': axis 'model' sets 'model'; change it, or leave -p out"),
         (["seed", "3"], "-p seed '3': every point has its own seed; list them under seeds in the grid"),
         (["run_dir", "x"], "-p run_dir 'x': every point has its own run_dir; use --run-dir"),
         (["widths", "[8"], "-p widths '[8': cannot be read (while parsing a flow sequence"),

@@ -1,4 +1,4 @@
-"""How many threads a run takes: of the processors that it may use, and one where its work is too small to share."""
+"""Threads of a run: the processors it may use, and one where its work is too small to share."""
 
 import os
 import subprocess
@@ -45,9 +45,18 @@ def sixteen(monkeypatch):
         ({"proc__self__cgroup": "0::/\n", "sys__fs__cgroup__cpuDOTmax": "max 100000\n"}, 16),
         ({"proc__self__cgroup": "0::/\n", "sys__fs__cgroup__cpuDOTmax": "250000 100000\n"}, 2),
         ({"proc__self__cgroup": "0::/\n", "sys__fs__cgroup__cpuDOTmax": "20000 100000\n"}, 1),
-        ({"proc__self__cgroup": "0::/a/b\n", "sys__fs__cgroup__a__cpuDOTmax": "300000 100000\n"}, 3),
+        (
+            {"proc__self__cgroup": "0::/a/b\n", "sys__fs__cgroup__a__cpuDOTmax": "300000 100000\n"},
+            3,
+        ),
         ({"proc__self__cgroup": "0::/a\n", "sys__fs__cgroup__a__cpuDOTmax": "400000 100000\n"}, 4),
-        ({"proc__self__cgroup": "0::/not/here\n", "sys__fs__cgroup__cpuDOTmax": "200000 100000\n"}, 2),
+        (
+            {
+                "proc__self__cgroup": "0::/not/here\n",
+                "sys__fs__cgroup__cpuDOTmax": "200000 100000\n",
+            },
+            2,
+        ),
         (
             {
                 "proc__self__cgroup": "3:cpuset:/\n2:cpu,cpuacct:/a\n",
@@ -77,7 +86,9 @@ def test_a_process_on_one_processor_computes_with_one_thread():
     code = (
         "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
         "import torch; torch.set_num_threads(8)\n"
-        "from asintrovae import RunConfig; from asintrovae.build import threads_for; from asintrovae.threads import processors\n"
+        "from asintrovae import RunConfig\n"
+        "from asintrovae.build import threads_for\n"
+        "from asintrovae.threads import processors\n"
         "print(processors(), threads_for(RunConfig(dataset='mnist', latent_dim=8, batch_size=512)))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}

@@ -71,7 +71,10 @@ def shown(path: Path) -> str:
 
 
 def read_all(paths: Sequence[Path], size: int, title: str, fit: Fit = "crop") -> tuple[Tensor, list[str]]:
-    """The readable images (N, 3, size, size) uint8, in order, decoded by all processors, and a line for each of the others."""
+    """Return the readable images (N, 3, size, size) uint8, in order, and a line for each other.
+
+    All processors that this process may use decode them.
+    """
     images, problems, count = torch.empty(len(paths), 3, size, size, dtype=torch.uint8), [], 0
     with ThreadPoolExecutor(processors()) as pool:
         for found in tqdm(pool.map(partial(read, size=size, fit=fit), paths), title, len(paths), leave=False):

@@ -1,6 +1,6 @@
-"""Install the built wheel with each extra into an empty environment, and do there what the extra is for.
+"""Install the wheel with each extra into an empty environment, and do there what the extra is for.
 
-usage: python book/tools/install.py [EXTRA ...]    all of them without a name; "bare" is the wheel without an extra
+usage: python book/tools/install.py [EXTRA ...]    without a name all; "bare" is the wheel alone
 """
 
 import os
@@ -95,10 +95,26 @@ def check_book(here: Environment) -> None:
 
 def check_test(here: Environment) -> None:
     """pytest starts with the plugins that the suite names, and finds the tests."""
-    here.call("python", "-m", "pytest", "-q", "--collect-only", "-n", "0", "--nbval", str(ROOT / "tests" / "test_gaussian.py"))
+    here.call(
+        "python",
+        "-m",
+        "pytest",
+        "-q",
+        "--collect-only",
+        "-n",
+        "0",
+        "--nbval",
+        str(ROOT / "tests" / "test_gaussian.py"),
+    )
 
 
-CHECKS = {"bare": check_bare, "sweep": check_sweep, "fid": check_fid, "book": check_book, "test": check_test}
+CHECKS = {
+    "bare": check_bare,
+    "sweep": check_sweep,
+    "fid": check_fid,
+    "book": check_book,
+    "test": check_test,
+}
 
 
 @contextmanager
