@@ -101,7 +101,7 @@ def a_list(example, passed):
         ),
         ({"fit": "stretch"}, "fit='stretch': must be 'crop' or 'squeeze'"),
         ({"hinge": "mean"}, "hinge='mean': must be 'example' or 'batch'"),
-        ({"c_schedule": "cosine"}, "c_schedule='cosine': must be 'linear' or 'tanh'"),
+        ({"c_schedule": "cosine"}, "c_schedule='cosine': must be 'linear' or 'tanh'; did you mean 'linear'?"),
         ({"beta_neg_decoder": -1}, "beta_neg_decoder=-1: must be at least 0"),
     ],
 )

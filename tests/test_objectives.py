@@ -67,7 +67,9 @@ def decoder_gradient(trained, objective, x, gamma_r, dtype):
 @pytest.mark.parametrize("model_name", ["soft_intro", "as_intro"])
 def test_reconstructing_fakes_at_the_published_weight_is_below_rounding(tmp_path, model_name, dataset):
     """γ_r = 1e-8 moves the decoder's gradient less than rounding to float32, at the start and later: there it is left out."""
-    config = tiny_config(tmp_path, model=model_name, dataset=dataset, widths=(16, 16), iterations=60, warmup=0, c=0.5)
+    config = tiny_config(
+        tmp_path, model=model_name, dataset=dataset, latent_dim=2, widths=(16, 16), iterations=60, warmup=0, c=0.5
+    )
     data, model, objective = build(config)
     loop = Loop(model, objective, data, config)
     for start in (0, 60):
