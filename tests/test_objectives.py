@@ -67,18 +67,18 @@ def decoder_gradient(trained, objective, x, gamma_r, dtype):
 @pytest.mark.parametrize("model_name", ["soft_intro", "as_intro"])
 def test_reconstructing_fakes_at_the_published_weight_is_below_rounding(tmp_path, model_name, dataset):
     """γ_r = 1e-8 moves the decoder's gradient less than rounding to float32, at the start and later: there it is left out."""
-    config = tiny_config(
-        tmp_path, model=model_name, dataset=dataset, latent_dim=2, widths=(16, 16), iterations=60, warmup=0, c=0.5
-    )
+    small = {"latent_dim": 2, "widths": (16, 16), "iterations": 60, "warmup": 0, "c": 0.5}
+    weights = {"beta_rec": 0.2, "beta_kl": 0.3, "beta_neg": 0.9}
+    config = tiny_config(tmp_path, model=model_name, dataset=dataset, **small, **weights)
     data, model, objective = build(config)
     loop = Loop(model, objective, data, config)
     for start in (0, 60):
         for i in range(start):
             loop.iterate(i)
         x = data.batch(start)
-        exact, small, large = (decoder_gradient(model, objective, x, weight, torch.float64) for weight in (0.0, 1e-8, 1e-2))
+        exact, tiny, large = (decoder_gradient(model, objective, x, weight, torch.float64) for weight in (0.0, 1e-8, 1e-2))
         single, left_out = (decoder_gradient(model, objective, x, weight, torch.float32) for weight in (1e-8, 0.0))
-        assert 0 < 2 * (small - exact).norm() < (single - small).norm() < (large - exact).norm()
+        assert 0 < 2 * (tiny - exact).norm() < (single - tiny).norm() < (large - exact).norm()
         assert torch.equal(single, left_out)
     assert not torch.equal(decoder_gradient(model, objective, x, 1e-6, torch.float32), left_out)  # what counts is not left out
 
