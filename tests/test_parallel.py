@@ -21,6 +21,7 @@ from asintrovae.parallel import average_, gather, run_processes, share, world
 from asintrovae.training import Loop, only_learning
 
 IMAGES = {"dataset": "mnist-subset", "widths": (2, 4), "latent_dim": 3, "iterations": 6, "warmup": 1, "batch_size": 8}
+IMAGES["channels_last"] = False  # another order of the same sums
 B, n = 6, 3
 
 
