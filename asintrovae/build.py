@@ -8,12 +8,33 @@ from pathlib import Path
 
 import torch
 
+from asintrovae.collectives import world
 from asintrovae.config import ParameterError, RunConfig
-from asintrovae.data import DENSITIES, ImageData, ToyData, example_shape, load_images, toy_density
-from asintrovae.networks import GAN, Autoencoder, conv_autoencoder, conv_gan, mlp_autoencoder, mlp_gan
-from asintrovae.objectives import VAE, WGANGP, ASIntroVAE, IntroVAE, Objective, SoftIntroVAE
-from asintrovae.parallel import world
+from asintrovae.data import (
+    DENSITIES,
+    ImageData,
+    ToyData,
+    example_shape,
+    load_images,
+    toy_density,
+)
 from asintrovae.randomness import generator_for
+from asintrovae.theory.networks import (
+    GAN,
+    Autoencoder,
+    conv_autoencoder,
+    conv_gan,
+    mlp_autoencoder,
+    mlp_gan,
+)
+from asintrovae.theory.objectives import (
+    VAE,
+    WGANGP,
+    ASIntroVAE,
+    IntroVAE,
+    Objective,
+    SoftIntroVAE,
+)
 from asintrovae.threads import processors
 
 SMALLEST_SHARED = 2**17
@@ -24,6 +45,7 @@ Measured on two processors as the time of an iteration with two threads over tha
 busy program, up to 200 beside several. Images, with nothing else running: 0.9 and 0.8 for 2**15
 numbers, 0.64 for 2**18, 0.5 for 2**22; beside one busy program 5, 4, 3 and 1.6.
 """
+
 
 OBJECTIVES: dict[str, type] = {
     "vae": VAE,

@@ -24,12 +24,24 @@ from pydantic import (
 from typing_extensions import Self
 
 ModelName = Literal["vae", "intro", "soft_intro", "as_intro", "wgan_gp"]
+
+
 PointsName = Literal["8gaussians", "25gaussians", "checkerboard", "2spirals", "rings"]
+
+
 ImagesName = Literal["mnist-subset", "mnist", "cifar10", "celeba128", "celeba256", "pet128", "flowers64", "flowers128", "folder"]
+
+
 DatasetName = Literal[PointsName, ImagesName]
+
+
 DATASETS = {"points": get_args(PointsName), "images": get_args(ImagesName)}
 """Names of the data sets, by kind."""
+
+
 DIGITS = ("mnist-subset", "mnist")
+
+
 SHAPES: dict[str, tuple[int, int, int]] = {
     **{name: (1, 28, 28) for name in DIGITS},
     "cifar10": (3, 32, 32),
@@ -40,11 +52,19 @@ SHAPES: dict[str, tuple[int, int, int]] = {
     "flowers128": (3, 128, 128),
 }
 """Shape (C, H, W) of the images of every data set but `folder`, which takes `resolution`."""
+
+
 RESOLUTIONS = {name: shape[1] for name, shape in SHAPES.items()} | {"folder": 128}
 """Default of `resolution` for each data set of images; only `folder` takes another."""
+
+
 TRAINING_IMAGES = {"mnist-subset": 6_000, "mnist": 60_000, "cifar10": 50_000, "pet128": 3_680}
+
+
 TRAINING_IMAGES |= {"celeba128": 162_770, "celeba256": 162_770, "flowers64": 2_040, "flowers128": 2_040}
 """Number of training images of the data sets where it is known."""
+
+
 IMAGE_DEFAULTS: dict[str, Any] = {
     "latent_dim": 32,
     "widths": (16, 32),
@@ -131,11 +151,23 @@ def _path(value: str) -> str:
 
 
 Number, Whole, List = BeforeValidator(_number), BeforeValidator(_whole), BeforeValidator(_list)
+
+
 Count = Annotated[int, Field(ge=1, le=10**9), Whole]
+
+
 Size = Annotated[int, Field(ge=1, le=2**16), Whole]
+
+
 Weight = Annotated[float, Field(ge=0, le=1e9), Number]
+
+
 Share = Annotated[float, Field(ge=0, le=1), Number]
+
+
 Decay = Annotated[float, Field(ge=0, lt=1), Number]
+
+
 PathName = Annotated[str, Field(strict=True, min_length=1, max_length=1000), AfterValidator(_path), BeforeValidator(_text)]
 
 
@@ -461,6 +493,8 @@ def _nearest(value: Any, message: str) -> list[str]:
 
 
 _shortened = reprlib.Repr()
+
+
 _shortened.maxlevel, _shortened.maxlist, _shortened.maxtuple, _shortened.maxstring, _shortened.maxother = 2, 16, 16, 100, 100
 
 

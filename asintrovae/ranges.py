@@ -5,6 +5,8 @@ from torch import Tensor
 
 OUTSIDE = 0.2
 """Mean distance of all values from [0, 1] that generated images may have: decoders have no bounds."""
+
+
 WAYS_OUT = "divide 0..255 by 255, and map -1..1 by (x + 1) / 2"
 
 

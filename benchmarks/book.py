@@ -53,7 +53,7 @@ def imported() -> list[str]:
 def run() -> tuple[dict[str, Any], list[str]]:
     """Print the tables; returns what was measured, and the limits that were exceeded."""
     took, trained, built = chapters(), runs(), stages()
-    modules = ("torch", "asintrovae", "asintrovae.plots")
+    modules = ("torch", "asintrovae", "asintrovae.figures.plots")
     times = alternate({name: lambda name=name: python(f"import {name}") for name in modules}, seconds=6.0, rounds=2)
     heavy, ratio = imported(), times["asintrovae"] / times["torch"]
     print("\nseconds of the chapters, as recorded when they were executed")

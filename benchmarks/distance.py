@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from asintrovae import as_distance
-from asintrovae.pairs import TILE
+from asintrovae.theory.tiled_distance import TILE
 from asintrovae.threads import torch_threads
 from benchmarks.measuring import LiveBytes, alternate, in_another_process
 

@@ -21,8 +21,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from asintrovae import RunConfig, build_data, build_model, build_objective
-from asintrovae.objectives.base import above_rounding
-from asintrovae.training import Loop, only_learning
+from asintrovae.running.loop import Loop, only_learning
+from asintrovae.theory.objectives.base import above_rounding
 from benchmarks.measuring import alternate, in_another_process
 
 MODELS = ("vae", "intro", "soft_intro", "as_intro", "wgan_gp")

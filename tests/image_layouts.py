@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 from PIL import Image
 
-from asintrovae._torchvision import torchvision
+from asintrovae.data._torchvision import torchvision
 
 datasets = torchvision.datasets
 

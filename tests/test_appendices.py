@@ -13,8 +13,16 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from asintrovae import RunConfig, as_distance, build_data, build_features, histogram_divergences, load_run, train
-from asintrovae.training import naming_memory
+from asintrovae import (
+    RunConfig,
+    as_distance,
+    build_data,
+    build_features,
+    histogram_divergences,
+    load_run,
+    train,
+)
+from asintrovae.running.train import naming_memory
 
 from conftest import build, tiny_config  # isort: skip
 
@@ -121,7 +129,7 @@ def other_parameters(beta_kl):
 
 
 def other_code(monkeypatch):
-    monkeypatch.setattr("asintrovae.training.code_hash", lambda: "another")
+    monkeypatch.setattr("asintrovae.running.loop.code_hash", lambda: "another")
     other_parameters(0.3)
 
 

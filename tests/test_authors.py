@@ -14,7 +14,7 @@ from conftest import ROOT, build, tiny_config
 from test_repository import repository, tool
 
 from asintrovae import evaluate, load_run, save_record, train
-from asintrovae.checkpoint import load_checkpoint
+from asintrovae.running.checkpoint import load_checkpoint
 
 NAME = "99_new_things"
 WORKFLOW = ROOT / ".github" / "workflows" / "book.yml"

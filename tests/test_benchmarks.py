@@ -11,8 +11,8 @@ import torch
 from conftest import ROOT
 
 from asintrovae import SoftIntroVAE
-from asintrovae.networks import Autoencoder, mlp_autoencoder
-from asintrovae.objectives import Noise
+from asintrovae.theory.networks import Autoencoder, mlp_autoencoder
+from asintrovae.theory.objectives import Noise
 from benchmarks import __main__ as command
 from benchmarks import book, distance, training_step
 

@@ -3,9 +3,9 @@
 import torch
 
 from asintrovae import IntroVAE
-from asintrovae.networks import mlp_autoencoder
-from asintrovae.objectives import Noise
 from asintrovae.randomness import generator_for
+from asintrovae.theory.networks import mlp_autoencoder
+from asintrovae.theory.objectives import Noise
 
 
 def test_eq_1_as_printed_is_wrong_in_either_direction():

@@ -6,8 +6,8 @@ import torch
 from scipy import optimize, special
 
 from asintrovae import SoftIntroVAE
-from asintrovae.networks import mlp_autoencoder
-from asintrovae.objectives import Noise
+from asintrovae.theory.networks import mlp_autoencoder
+from asintrovae.theory.objectives import Noise
 
 PI = np.array([0.4, 0.25, 0.2, 0.1, 0.05])
 

@@ -10,10 +10,10 @@ from conftest import ROOT
 from scipy import integrate, optimize, stats
 
 from asintrovae import Gaussian, SoftIntroVAE, as_distance, load_run
-from asintrovae.metrics import active_units
-from asintrovae.networks import mlp_autoencoder
-from asintrovae.objectives import Noise, reconstruction_error
+from asintrovae.evaluation.measures import active_units
 from asintrovae.randomness import generator_for
+from asintrovae.theory.networks import mlp_autoencoder
+from asintrovae.theory.objectives import Noise, reconstruction_error
 
 
 @pytest.fixture(scope="module")

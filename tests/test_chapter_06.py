@@ -17,12 +17,13 @@ from asintrovae import (
     load_run,
     sample,
 )
-from asintrovae.data.files import embedded
-from asintrovae.networks import mlp_autoencoder
-from asintrovae.objectives import Noise
+from asintrovae.figures.widgets import load_film
+from asintrovae.files import embedded
 from asintrovae.randomness import generator_for
-from asintrovae.training import Loop, train
-from asintrovae.widgets import load_film
+from asintrovae.running.loop import Loop
+from asintrovae.running.train import train
+from asintrovae.theory.networks import mlp_autoencoder
+from asintrovae.theory.objectives import Noise
 
 WANTED = {"encoder": (1, 1, 1), "decoder": (1, -1, -1)}  # ELBO(x), KL(x_s), D
 

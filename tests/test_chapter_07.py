@@ -6,9 +6,9 @@ from scipy import optimize
 from torch import nn
 
 from asintrovae import WGANGP, RunConfig
-from asintrovae.networks import GAN, mlp_gan
-from asintrovae.objectives import Noise
-from asintrovae.training import build_optimizers
+from asintrovae.running.loop import build_optimizers
+from asintrovae.theory.networks import GAN, mlp_gan
+from asintrovae.theory.objectives import Noise
 
 
 def noise_for(batch, generator):

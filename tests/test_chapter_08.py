@@ -8,9 +8,16 @@ import torch
 from conftest import tiny_config
 from scipy import ndimage, spatial, stats
 
-from asintrovae import build_data, build_features, frechet_distance, histogram_divergences, precision_recall
+from asintrovae import (
+    build_data,
+    build_features,
+    frechet_distance,
+    histogram_divergences,
+    precision_recall,
+)
 from asintrovae.data import toy_density
-from asintrovae.metrics import evaluate_features, moments
+from asintrovae.evaluation.evaluate import evaluate_features
+from asintrovae.evaluation.measures import moments
 
 
 def test_floor_of_the_checkerboard_is_a_poisson_expectation(generator):

@@ -10,11 +10,11 @@ from scipy import optimize
 from torch.utils.flop_counter import FlopCounterMode
 
 from asintrovae import VAE, RunConfig, SoftIntroVAE, as_distance, build_data, build_model
-from asintrovae.metrics import evaluating
-from asintrovae.networks import PUBLISHED_WIDTHS, conv_autoencoder
-from asintrovae.objectives import Noise
 from asintrovae.randomness import generator_for
-from asintrovae.training import Loop
+from asintrovae.running.loop import Loop
+from asintrovae.theory.batchnorm import evaluating
+from asintrovae.theory.networks import PUBLISHED_WIDTHS, conv_autoencoder
+from asintrovae.theory.objectives import Noise
 
 
 @pytest.fixture(scope="module")

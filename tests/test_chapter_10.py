@@ -9,13 +9,24 @@ from conftest import ROOT
 from scipy import linalg, stats
 from torch.optim.swa_utils import update_bn
 
-from asintrovae import annealing_weight, build_data, build_model, build_objective, evaluate, load_run, psnr, reconstruct, sample
-from asintrovae.data.decode import read_row
-from asintrovae.data.files import embedded
-from asintrovae.features import build_features
-from asintrovae.metrics import evaluating, precision_recall
+from asintrovae import (
+    annealing_weight,
+    build_data,
+    build_model,
+    build_objective,
+    evaluate,
+    load_run,
+    psnr,
+    reconstruct,
+    sample,
+)
+from asintrovae.data.image_files import read_row
+from asintrovae.evaluation.features import build_features
+from asintrovae.evaluation.measures import precision_recall
+from asintrovae.files import embedded
 from asintrovae.randomness import generator_for
-from asintrovae.training import Loop
+from asintrovae.running.loop import Loop
+from asintrovae.theory.batchnorm import evaluating
 
 RUNS = embedded("runs/mnist_laptop")
 MODELS = ("wgan_gp", "vae", "intro", "soft_intro", "as_intro")

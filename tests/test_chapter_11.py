@@ -21,13 +21,15 @@ from test_equations import distance, of, two_posteriors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from asintrovae import ParameterError, RunConfig, evaluate, load_run, save_record, sweep, train
+from asintrovae import ParameterError, RunConfig, evaluate, load_run, save_record, train
 from asintrovae.build import OBJECTIVES
-from asintrovae.data.images import SHAPES
-from asintrovae.grid import read_grid
-from asintrovae.networks import PUBLISHED_WIDTHS, conv_autoencoder, conv_gan
-from asintrovae.objectives import Noise
-from asintrovae.training import FREE_PARAMETERS, only_learning
+from asintrovae.config import SHAPES
+from asintrovae.running.loop import only_learning
+from asintrovae.running.provenance import FREE_PARAMETERS
+from asintrovae.sweeps import command as sweep
+from asintrovae.sweeps.grid import read_grid
+from asintrovae.theory.networks import PUBLISHED_WIDTHS, conv_autoencoder, conv_gan
+from asintrovae.theory.objectives import Noise
 
 TEXT = (ROOT / "book" / "src" / "11_running.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
@@ -143,7 +145,7 @@ def test_the_batch_file_is_a_shell_script_around_the_same_line():
     assert batch.startswith("#!/")  # sbatch refuses a file without it
     assert subprocess.run(["bash", "-n"], input=batch, text=True).returncode == 0
     line = next(block for block in BLOCKS if block.startswith("torchrun"))
-    for option in ("--nproc-per-node 4", "--rdzv-backend c10d", "-m asintrovae.worker parameters.json"):
+    for option in ("--nproc-per-node 4", "--rdzv-backend c10d", "-m asintrovae.running.worker parameters.json"):
         assert option in batch
         assert option in line
 

@@ -12,10 +12,11 @@ from scipy import stats
 
 from asintrovae import build_data, histogram_divergences, load_run
 from asintrovae.config import with_defaults
-from asintrovae.data.files import embedded
-from asintrovae.grid import DONE, read_grid, state
-from asintrovae.metrics import sample
-from asintrovae.records import load_records, load_samples
+from asintrovae.evaluation.evaluate import sample
+from asintrovae.files import embedded
+from asintrovae.running.records import load_records, load_samples
+from asintrovae.sweeps.grid import read_grid
+from asintrovae.sweeps.table import DONE, state
 
 SWEEPS = ROOT / "book" / "training" / "sweeps"
 PARAMS = ROOT / "book" / "training" / "params"

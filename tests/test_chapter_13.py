@@ -9,10 +9,11 @@ import torch
 from conftest import ROOT
 from results import judged, printed
 
-from asintrovae.data.decode import read_row
-from asintrovae.data.files import embedded
-from asintrovae.grid import DONE, read_grid, state
-from asintrovae.records import load_records, read_history
+from asintrovae.data.image_files import read_row
+from asintrovae.files import embedded
+from asintrovae.running.records import load_records, read_history
+from asintrovae.sweeps.grid import read_grid
+from asintrovae.sweeps.table import DONE, state
 
 DATASETS = ("mnist", "cifar10", "flowers64")
 CLAIMED = {"fid": -1, "psnr": 1, "ssim": 1, "mse": -1}

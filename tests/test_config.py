@@ -5,8 +5,8 @@ import torch
 
 from asintrovae import ParameterError, RunConfig
 from asintrovae.config import DATASETS, differences, short, with_defaults
-from asintrovae.data.files import embedded
-from asintrovae.records import load_records
+from asintrovae.files import embedded
+from asintrovae.running.records import load_records
 
 DEVICES = "must be 'auto', 'cpu', 'mps', 'cuda' or one GPU, 'cuda:0' to 'cuda:99'"
 ALL_SETS = ", ".join(f"'{name}'" for name in [*DATASETS["points"], *DATASETS["images"]][:-1])

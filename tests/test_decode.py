@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from asintrovae.data.decode import decode, read, read_all, read_row, write_row
+from asintrovae.data.image_files import decode, read, read_all, read_row, write_row
 
 
 def shades(path):

@@ -5,7 +5,7 @@ import torch
 from torch.func import grad, vmap
 
 from asintrovae import as_distance, expected_likelihood_kernel
-from asintrovae.pairs import TILE
+from asintrovae.theory.tiled_distance import TILE
 from asintrovae.threads import torch_threads
 from benchmarks.measuring import LiveBytes
 

@@ -3,10 +3,10 @@ import torch
 from conftest import MODELS, build, tiny_config
 
 from asintrovae import ParameterError, load_run, train
-from asintrovae import ensemble as ensemble_module
-from asintrovae.checkpoint import load_checkpoint
-from asintrovae.ensemble import cost, run_ensemble, train_ensemble
-from asintrovae.training import Loop
+from asintrovae.running.checkpoint import load_checkpoint
+from asintrovae.running.loop import Loop
+from asintrovae.sweeps import ensemble as ensemble_module
+from asintrovae.sweeps.ensemble import cost, run_ensemble, train_ensemble
 
 DATASETS = ["8gaussians", "checkerboard", "8gaussians"]
 WEIGHTS = {

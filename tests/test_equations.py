@@ -30,21 +30,20 @@ from asintrovae import (
     psnr,
     ssim,
 )
-from asintrovae.metrics import active_units
-from asintrovae.networks import (
-    STATISTICS_BATCHES,
+from asintrovae.collectives import average_, gather, share
+from asintrovae.evaluation.measures import active_units
+from asintrovae.randomness import PURPOSES, generator_for
+from asintrovae.running.loop import Loop
+from asintrovae.theory.batchnorm import STATISTICS_BATCHES, BatchNorm2d, precise_batchnorm
+from asintrovae.theory.networks import (
     FourierFeatures,
     ResidualBlock,
     conv_autoencoder,
     mlp_autoencoder,
     mlp_gan,
-    precise_batchnorm,
 )
-from asintrovae.objectives import Noise
-from asintrovae.objectives.base import annealed
-from asintrovae.parallel import BatchNorm2d, average_, gather, share
-from asintrovae.randomness import PURPOSES, generator_for
-from asintrovae.training import Loop
+from asintrovae.theory.objectives import Noise
+from asintrovae.theory.objectives.base import annealed
 
 B, N = 6, 2
 equation = pytest.mark.equation  # labels of the equations a test checks; test_equation_index.py holds them against the book
@@ -442,8 +441,9 @@ def in_threads(monkeypatch, count, function):
         own.rank = rank
         results[rank] = function()
 
-    monkeypatch.setattr("asintrovae.parallel.dist.all_reduce", all_reduce)
-    monkeypatch.setattr("asintrovae.parallel.world", lambda: (own.rank, count))
+    monkeypatch.setattr("asintrovae.collectives.dist.all_reduce", all_reduce)
+    for module in ("collectives", "theory.batchnorm"):
+        monkeypatch.setattr(f"asintrovae.{module}.world", lambda: (own.rank, count))
     threads = [threading.Thread(target=process, args=(rank,)) for rank in range(count)]
     for thread in threads:
         thread.start()
@@ -506,7 +506,7 @@ def test_gradients_of_gathered_shares_average_to_that_of_the_batch(generator, mo
     def process():
         theta = weights.clone().requires_grad_()
         q, q_g = encode(share(x), theta), encode(share(x_g), theta)
-        (q.kl().mean() - distance(gather(q), gather(q_g), kernel)).backward()
+        (q.kl().mean() - distance(Gaussian(*gather(q)), Gaussian(*gather(q_g)), kernel)).backward()
         average_([theta.grad])
         return theta.grad
 

@@ -21,10 +21,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from asintrovae import ParameterError, build_features, evaluate, fid, frechet_distance, precision_recall, train
+from asintrovae import (
+    ParameterError,
+    build_features,
+    evaluate,
+    frechet_distance,
+    precision_recall,
+    train,
+)
 from asintrovae.data.sources import MNIST_FILES, find_images, read_idx
-from asintrovae.features import PART, FeatureNetwork, fetch_inception, mnist_classifier, real_features
-from asintrovae.metrics import evaluate_features, moments, sample
+from asintrovae.evaluation import check_fid as fid
+from asintrovae.evaluation.evaluate import evaluate_features, sample
+from asintrovae.evaluation.feature_cache import PART, real_features
+from asintrovae.evaluation.features import FeatureNetwork, fetch_inception, mnist_classifier
+from asintrovae.evaluation.measures import moments
 
 CLASSIFIER = ROOT / "data" / "mnist-classifier"
 INCEPTION = "torchmetrics.image.fid.NoTrainInceptionV3"
@@ -108,7 +118,7 @@ def colours(count, generator, dark=1.0):
 
 
 def test_frechet_distance_is_that_of_torchmetrics(generator):
-    from asintrovae._torchvision import torchvision  # noqa: F401
+    from asintrovae.data._torchvision import torchvision  # noqa: F401
 
     from torchmetrics.image.fid import FrechetInceptionDistance  # isort: skip
 
@@ -124,7 +134,7 @@ def test_frechet_distance_is_that_of_torchmetrics(generator):
 
 
 def test_inception_is_torchmetrics_with_grey_as_three_channels(monkeypatch, tmp_path, generator):
-    from asintrovae._torchvision import torchvision  # noqa: F401
+    from asintrovae.data._torchvision import torchvision  # noqa: F401
 
     monkeypatch.setattr(INCEPTION, Channels)
     weights = tmp_path / "weights.pth"
@@ -233,7 +243,7 @@ def test_features_that_cannot_be_kept_are_computed_all_the_same(monkeypatch, gen
 
 
 def test_evaluate_looks_at_real_images_once(cache, monkeypatch, tmp_path):
-    from asintrovae._torchvision import torchvision  # noqa: F401
+    from asintrovae.data._torchvision import torchvision  # noqa: F401
 
     monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", Channels)
     torch.save({}, tmp_path / "weights.pth")
@@ -312,7 +322,7 @@ def test_recorded_fid_of_real_images_is_that_of_others():
 
 
 def test_fid_program_scores_real_against_real(monkeypatch, capsys, cache, tmp_path):
-    from asintrovae._torchvision import torchvision  # noqa: F401
+    from asintrovae.data._torchvision import torchvision  # noqa: F401
 
     monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", Channels)
     torch.save({}, tmp_path / "weights.pth")
@@ -356,10 +366,10 @@ def not_there(*_, **__):
     ],
 )
 def test_inception_that_cannot_be_had_says_why_and_the_ways_out(monkeypatch, fid_weights, build_network, error, words, tmp_path):
-    from asintrovae._torchvision import torchvision  # noqa: F401
+    from asintrovae.data._torchvision import torchvision  # noqa: F401
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("asintrovae.features.fetch_inception" if fid_weights is None else INCEPTION, build_network)
+    monkeypatch.setattr("asintrovae.evaluation.features.fetch_inception" if fid_weights is None else INCEPTION, build_network)
     run = tiny_config(tmp_path, **DIGITS | {"feature_network": "inception", "fid_weights": fid_weights})
     with pytest.raises(error, match=words) as caught:
         build_features(run)
@@ -396,7 +406,7 @@ def test_downloaded_weights_are_checked_before_they_are_used(monkeypatch, tmp_pa
 @needs_fid
 def test_inception_itself_and_foreign_weights(tmp_path, digits):
     """With weights drawn at random, which torch-fidelity reads like its own."""
-    from asintrovae._torchvision import torchvision  # noqa: F401
+    from asintrovae.data._torchvision import torchvision  # noqa: F401
 
     from torchmetrics.image.fid import NoTrainInceptionV3  # isort: skip
 

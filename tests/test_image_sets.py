@@ -13,13 +13,22 @@ from image_layouts import LAYOUTS, datasets, save
 from PIL import Image
 from test_decode import spoil
 
-from asintrovae import ParameterError, RunConfig, build_data, evaluate, load_run, sample, save_record, train
-from asintrovae.checkpoint import load_checkpoint
+from asintrovae import (
+    ParameterError,
+    RunConfig,
+    build_data,
+    evaluate,
+    load_run,
+    sample,
+    save_record,
+    train,
+)
 from asintrovae.data import images
-from asintrovae.data.decode import read_row
+from asintrovae.data.image_files import read_row
 from asintrovae.data.images import MemoryImages, StreamedImages
 from asintrovae.data.sources import SOURCES, find_images
-from asintrovae.training import Loop
+from asintrovae.running.checkpoint import load_checkpoint
+from asintrovae.running.loop import Loop
 
 each_layout = pytest.mark.parametrize("name", LAYOUTS)
 

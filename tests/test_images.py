@@ -117,7 +117,7 @@ def test_mirror_flips_half_of_the_training_images_by_seed_and_index():
 
 
 def test_torchvision_imports_beside_this_torch():
-    from asintrovae._torchvision import torchvision
+    from asintrovae.data._torchvision import torchvision
 
     assert torchvision.utils.make_grid(torch.zeros(4, 1, 2, 2)).shape[0] == 3
     assert torchvision.datasets.MNIST.mirrors

@@ -4,24 +4,31 @@ import pytest
 import torch
 from conftest import build, tiny_config
 
-from asintrovae import build_features, evaluate, histogram_divergences, mse, precision_recall, psnr, ssim
+from asintrovae import (
+    build_features,
+    evaluate,
+    histogram_divergences,
+    mse,
+    precision_recall,
+    psnr,
+    ssim,
+)
 from asintrovae.data import toy_density
-from asintrovae.data.decode import write_row
-from asintrovae.features import FeatureNetwork, mnist_classifier, real_features
-from asintrovae.gaussian import Gaussian
-from asintrovae.metrics import (
+from asintrovae.data.image_files import write_row
+from asintrovae.evaluation.evaluate import evaluate_features, evaluate_points, reconstruct
+from asintrovae.evaluation.feature_cache import real_features
+from asintrovae.evaluation.features import FeatureNetwork, mnist_classifier
+from asintrovae.evaluation.measures import (
     active_units,
-    evaluate_features,
-    evaluate_points,
-    evaluating,
     information_per_axis,
     modes_found,
     moments,
-    reconstruct,
 )
-from asintrovae.networks import conv_autoencoder
-from asintrovae.plots import images_figure
+from asintrovae.figures.plots import images_figure
 from asintrovae.randomness import generator_for
+from asintrovae.theory.batchnorm import evaluating
+from asintrovae.theory.gaussian import Gaussian
+from asintrovae.theory.networks import conv_autoencoder
 
 
 @pytest.mark.parametrize(

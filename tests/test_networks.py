@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from asintrovae.networks import (
+from asintrovae.theory.batchnorm import precise_batchnorm
+from asintrovae.theory.networks import (
     FOURIER_SCALE,
     LOGVAR_RANGE,
     PUBLISHED_WIDTHS,
@@ -11,7 +12,6 @@ from asintrovae.networks import (
     conv_gan,
     mlp_autoencoder,
     mlp_gan,
-    precise_batchnorm,
 )
 
 

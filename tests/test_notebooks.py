@@ -22,7 +22,7 @@ from PIL import Image
 
 from asintrovae import RunConfig, load_run
 from asintrovae.config import DATASETS
-from asintrovae.grid import notebook_defaults, read_grid
+from asintrovae.sweeps.grid import notebook_defaults, read_grid
 
 BOOK = ROOT / "book"
 CHAPTERS = sorted(BOOK.glob("[0-9]*.ipynb"))

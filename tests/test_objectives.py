@@ -8,11 +8,11 @@ from conftest import MODELS, build, tiny_config
 from torch.func import functional_call, stack_module_state, vmap
 
 from asintrovae import Gaussian, annealing_weight, as_distance, build_objective
-from asintrovae.networks import mlp_autoencoder, mlp_gan
-from asintrovae.objectives import VAE, IntroVAE, Noise, SoftIntroVAE
-from asintrovae.objectives.base import above_rounding
 from asintrovae.randomness import generator_for
-from asintrovae.training import Loop, only_learning
+from asintrovae.running.loop import Loop, only_learning
+from asintrovae.theory.networks import mlp_autoencoder, mlp_gan
+from asintrovae.theory.objectives import VAE, IntroVAE, Noise, SoftIntroVAE
+from asintrovae.theory.objectives.base import above_rounding
 
 
 def noise_for(batch, n=2, seed=3):

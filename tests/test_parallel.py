@@ -13,12 +13,21 @@ import pytest
 import torch
 from conftest import MODELS, ROOT, build, tiny_config
 
-from asintrovae import ASIntroVAE, Gaussian, IntroVAE, ParameterError, as_distance, load_run, train
-from asintrovae.checkpoint import load_checkpoint
-from asintrovae.networks import conv_autoencoder, conv_gan
-from asintrovae.objectives import Noise
-from asintrovae.parallel import average_, gather, run_processes, share, world
-from asintrovae.training import Loop, only_learning
+from asintrovae import (
+    ASIntroVAE,
+    Gaussian,
+    IntroVAE,
+    ParameterError,
+    as_distance,
+    load_run,
+    train,
+)
+from asintrovae.collectives import average_, gather, share, world
+from asintrovae.running.checkpoint import load_checkpoint
+from asintrovae.running.loop import Loop, only_learning
+from asintrovae.running.processes import run_processes
+from asintrovae.theory.networks import conv_autoencoder, conv_gan
+from asintrovae.theory.objectives import Noise
 
 IMAGES = {"dataset": "mnist-subset", "widths": (2, 4), "latent_dim": 3, "iterations": 6, "warmup": 1, "batch_size": 8}
 IMAGES["channels_last"] = False  # another order of the same sums
@@ -51,7 +60,7 @@ def distances():
     for kernel in ("mean", "product", "prior"):
         for estimator in ("v", "u"):
             leaves = posteriors()
-            q_r, q_g = (gather(Gaussian(*map(share, leaf))) for leaf in leaves)
+            q_r, q_g = (Gaussian(*gather(Gaussian(*map(share, leaf)))) for leaf in leaves)
             distance = as_distance(q_r.mean, q_r.var, q_g.mean, q_g.var, kernel, estimator)
             distance.backward()
             gradients = [leaf.grad for leaf in leaves]
@@ -141,7 +150,7 @@ def test_a_killed_run_of_two_processes_goes_on_from_papermill(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.1)
         family = psutil.Process(first.pid).children(recursive=True)
-        assert sum("asintrovae.worker" in child.cmdline() for child in family) >= 2
+        assert sum("asintrovae.running.worker" in child.cmdline() for child in family) >= 2
         first.kill()
     assert not psutil.wait_procs(family, timeout=60)[1]
     assert load_checkpoint(run_dir).meta["iteration"] < 40
@@ -166,10 +175,10 @@ def test_processes_ask_each_other_whether_to_stop_every_tenth_iteration(tmp_path
         loop.interruption.signal = 15 * (i >= 3)
         return {"loss": torch.zeros(())}
 
-    monkeypatch.setattr("asintrovae.training.world", lambda: (0, count))
-    monkeypatch.setattr("asintrovae.training.largest", lambda number, _: asked.append(number) or number)
+    monkeypatch.setattr("asintrovae.running.loop.world", lambda: (0, count))
+    monkeypatch.setattr("asintrovae.running.loop.largest", lambda number, _: asked.append(number) or number)
     monkeypatch.setattr(loop, "iterate", iterate)
-    monkeypatch.setattr(loop, "save", lambda done: saved.append(done) or True)
+    monkeypatch.setattr(loop, "save", lambda done, at_once: saved.append(done) or True)
     loop.run("asked")
     assert saved == [stopped]
     assert asked == [0] * (3 if count == 1 else 0) + [15]
@@ -185,7 +194,7 @@ def test_another_run_is_refused_before_processes_start(tmp_path, monkeypatch):
     config = tiny_config(tmp_path)
     data, model, objective = build(config)
     train(model, objective, data, config)
-    monkeypatch.setattr("asintrovae.training.run_processes", None)
+    monkeypatch.setattr("asintrovae.running.train.run_processes", None)
     with pytest.raises(ParameterError, match="holds another run"):
         train(model, objective, data, tiny_config(tmp_path, seed=1, devices=2))
 
@@ -227,7 +236,7 @@ def test_how_a_run_is_computed_changes_rounding_only(tmp_path, monkeypatch, mode
     monkeypatch.setattr(torch, "compile", compile_without_code)
     small, histories = {**IMAGES, "model": model_name, "c": 0.5, "iterations": 3, "log_every": 1}, []
     for name, parameters in (("plain", {}), ("other", how)):
-        config = tiny_config(tmp_path / name, **small, **parameters)
+        config = tiny_config(tmp_path / name, **{**small, **parameters})
         data, model, objective = build(config)
         histories.append(train(model, objective, data, config).history)
     for row, other in zip(*histories, strict=True):

@@ -12,9 +12,9 @@ from conftest import ROOT
 from torch import nn
 
 from asintrovae import RunConfig, build_objective
-from asintrovae.networks import GAN, Autoencoder, mlp_autoencoder, mlp_gan
-from asintrovae.objectives import Noise
-from asintrovae.training import only_learning
+from asintrovae.running.loop import only_learning
+from asintrovae.theory.networks import GAN, Autoencoder, mlp_autoencoder, mlp_gan
+from asintrovae.theory.objectives import Noise
 
 PARITY = json.loads((ROOT / "tests" / "parity.json").read_text())
 ENTRIES = PARITY["entries"]

@@ -13,7 +13,7 @@ from conftest import ROOT
 import asintrovae
 from asintrovae.config import ModelName
 from asintrovae.data import example_shape
-from asintrovae.networks import PUBLISHED_WIDTHS
+from asintrovae.theory.networks import PUBLISHED_WIDTHS
 
 # fmt: off
 PUBLIC = [

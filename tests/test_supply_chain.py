@@ -66,7 +66,10 @@ def test_every_declared_requirement_is_pinned_to_a_version_it_allows():
 
 
 # Beside the base: the modules that an extra is for.
-OF_EXTRA = {"sweep": {"asintrovae.sweep", "asintrovae.grid"}, "fid": {"torch_fidelity"}}
+OF_EXTRA = {
+    "sweep": {f"asintrovae.sweeps.{name}" for name in ("grid", "point", "cluster")},
+    "fid": {"torch_fidelity"},
+}
 # What a program of the extra starts without importing it here.
 STARTED = {"sweep": {"ipykernel"}}
 DISTRIBUTIONS = packages_distributions()

@@ -21,10 +21,13 @@ import yaml
 from conftest import ROOT, build
 from filelock import FileLock
 
-from asintrovae import ParameterError, RunConfig, grid, load_run, save_record, sweep, train
-from asintrovae.checkpoint import load_checkpoint, save_checkpoint
+from asintrovae import ParameterError, RunConfig, load_run, save_record, train
 from asintrovae.config import PathName
-from asintrovae.training import Divergence, TrainingResult
+from asintrovae.running.checkpoint import load_checkpoint, save_checkpoint
+from asintrovae.running.result import Divergence, TrainingResult
+from asintrovae.sweeps import cluster, grid, table
+from asintrovae.sweeps import command as sweep
+from asintrovae.sweeps import point as point_module
 
 TRAINING = ROOT / "book" / "training"
 LAPTOP = TRAINING / "sweeps" / "toy_laptop.yaml"
@@ -217,10 +220,10 @@ def test_a_run_begun_before_a_parameter_existed_is_no_other(tmp_path, what):
         checkpoint = load_checkpoint(first.run_dir)
         del checkpoint.meta["config"]["kl_annealing"]
         save_checkpoint(first.run_dir, checkpoint)
-    assert grid.state(first) == {"record": "finished", "checkpoint": "interrupted at iteration 60 of 60"}[what]
+    assert table.state(first) == {"record": "finished", "checkpoint": "interrupted at iteration 60 of 60"}[what]
     other = points_of(grid_file(tmp_path, fixed={**SMALL, "kl_annealing": 0.5}))[0]
     with pytest.raises(ParameterError, match=r"holds another run \(kl_annealing 0.0 there, 0.5 here\)"):
-        grid.state(other)
+        table.state(other)
 
 
 def test_without_axes_the_seeds_are_the_grid(tmp_path):
@@ -338,13 +341,13 @@ def test_a_damaged_record_is_named_run_again_and_kept(tmp_path, capsys, content)
     record(finished)
     (damaged.run_dir / "record.json").write_bytes(content)
     said = rf"^damaged \({damaged.run_dir}/record\.json cannot be read \([^\n]+\); put back a copy, or start the run again"
-    assert re.match(said, grid.state(damaged))
+    assert re.match(said, table.state(damaged))
     assert sweep.main([str(path), "--table"]) == 0
     assert "1 rows" in capsys.readouterr().out
     assert sweep.main([str(path), "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 points: 1 damaged, 1 finished"
     assert sweep.main([str(path), "--ensemble"]) == 0
-    assert [grid.state(point) for point in (damaged, finished)] == ["finished", "finished"]
+    assert [table.state(point) for point in (damaged, finished)] == ["finished", "finished"]
     assert (damaged.run_dir / "record.damaged.json").read_bytes() == content
 
 
@@ -354,7 +357,7 @@ def test_damaged_checkpoints_of_one_point_stop_no_other(tmp_path, capsys):
     record(finished)
     damaged.run_dir.mkdir()
     (damaged.run_dir / "checkpoint.safetensors").write_bytes(b"")
-    assert re.match(r"damaged \(run_dir='[^\n]+' holds no whole checkpoint", grid.state(damaged))
+    assert re.match(r"damaged \(run_dir='[^\n]+' holds no whole checkpoint", table.state(damaged))
     assert sweep.main([str(path), "--table"]) == 0
     assert "1 rows" in capsys.readouterr().out
 
@@ -364,17 +367,17 @@ def test_sockets_of_kernels_have_short_paths(monkeypatch, length):
     folder = "/" + "t" * length
     monkeypatch.setattr("tempfile.tempdir", folder)
     monkeypatch.setattr("os.access", lambda *_: True)
-    assert sweep.folder_of_sockets() == ("/tmp" if length else folder)
+    assert point_module.folder_of_sockets() == ("/tmp" if length else folder)
     monkeypatch.setattr("os.access", lambda *_: False)
-    assert sweep.folder_of_sockets() == folder
+    assert point_module.folder_of_sockets() == folder
 
 
-@pytest.mark.parametrize(("length", "transport"), [(sweep.LONGEST_FOLDER, "ipc"), (sweep.LONGEST_FOLDER + 1, None)])
+@pytest.mark.parametrize(("length", "transport"), [(point_module.LONGEST_FOLDER, "ipc"), (point_module.LONGEST_FOLDER + 1, None)])
 def test_kernels_listen_at_ports_where_no_path_is_short(tmp_path, monkeypatch, length, transport):
     point, seen = points_of(grid_file(tmp_path))[0], []
     point.run_dir.mkdir(parents=True)
     monkeypatch.setattr("papermill.execute_notebook", lambda *_, config, **__: seen.append(config))
-    sweep.execute_notebook(point, "x" * length)
+    point_module.execute_notebook(point, "x" * length)
     assert [config.get("KernelManager", {}).get("transport") for config in seen] == [transport]
 
 
@@ -389,7 +392,7 @@ def test_a_run_with_other_parameters_is_refused_before_anything_starts(tmp_path,
         config = first.config.model_copy(update={"run_dir": str(first.run_dir)})
         data, model, objective = build(config)
         train(model, objective, data, config)
-    assert grid.state(points_of(grid_file(tmp_path, fixed={**SMALL, "log_every": 3}))[0]) != "waiting"
+    assert table.state(points_of(grid_file(tmp_path, fixed={**SMALL, "log_every": 3}))[0]) != "waiting"
     for changes, difference in (({"widths": [9]}, "widths [8] there, [9] here"), ({"alpha": 3.0}, "alpha 2.0 there, 3.0 here")):
         path = grid_file(tmp_path, fixed={**SMALL, **changes})
         assert sweep.main([str(path)]) == 2
@@ -398,9 +401,9 @@ def test_a_run_with_other_parameters_is_refused_before_anything_starts(tmp_path,
     other = points_of(grid_file(tmp_path, fixed={**SMALL, "evaluation_samples": 200}))[0]
     if what == "record":
         with pytest.raises(ParameterError, match="evaluation_samples 100 there, 200 here"):
-            grid.state(other)
+            table.state(other)
     else:  # nothing is evaluated yet
-        assert grid.state(other).startswith("interrupted")
+        assert table.state(other).startswith("interrupted")
 
 
 def test_grids_are_taken_one_after_the_other_each_with_a_run_dir_of_its_own(tmp_path, capsys):
@@ -448,12 +451,12 @@ def test_the_table_has_a_row_for_every_finished_or_diverged_point(tmp_path, caps
 def test_gpus_are_dealt_to_workers(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
-    assert sweep.gpu_groups(1) == ["0", "1", "2", "3", "4"]
-    assert sweep.gpu_groups(2) == ["0,1", "2,3"]
+    assert cluster.gpu_groups(1) == ["0", "1", "2", "3", "4"]
+    assert cluster.gpu_groups(2) == ["0,1", "2,3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,3")
-    assert sweep.gpu_groups(1) == ["7", "3"]
+    assert cluster.gpu_groups(1) == ["7", "3"]
     with pytest.raises(ParameterError, match="devices=3: this machine has 2 GPUs"):
-        sweep.gpu_groups(3)
+        cluster.gpu_groups(3)
 
 
 def test_points_trained_together_are_recorded_as_if_alone(tmp_path, capsys, monkeypatch):
@@ -485,7 +488,7 @@ def test_a_record_made_before_a_parameter_existed_has_its_default(tmp_path):
     path = point.run_dir / "record.json"
     path.write_text(path.read_text().replace('"squash": false,\n', ""))
     assert '"squash"' not in path.read_text()
-    assert grid.state(point) == "finished"
+    assert table.state(point) == "finished"
 
 
 def test_the_laptop_sweep_is_the_toy_tables_with_their_weights(capsys, tmp_path):
@@ -518,7 +521,7 @@ QUICK = {name: value for name, value in SMALL.items() if name != "iterations"} |
 
 def start(path, *options):
     """The command in a session of its own, as from a shell."""
-    command = [sys.executable, "-m", "asintrovae.sweep", str(path), "--workers", "2", *options]
+    command = [sys.executable, "-m", "asintrovae.sweeps", str(path), "--workers", "2", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
@@ -611,7 +614,7 @@ def finished_points_do_not_run_again(path, runs, monkeypatch, capsys):
 def a_point_waits_for_whoever_runs_it_and_then_has_nothing_to_do(path, runs):
     (point,) = [point for point in points_of(path) if point.name == OTHER]
     before, line = events(runs / OTHER), json.dumps(asdict(point)) + "\n"
-    command, pipes = [sys.executable, "-m", "asintrovae.sweep", "--point", OTHER], {"stdin": subprocess.PIPE, "text": True}
+    command, pipes = [sys.executable, "-m", "asintrovae.sweeps", "--point", OTHER], {"stdin": subprocess.PIPE, "text": True}
     with FileLock(point.run_dir / ".lock") as lock, subprocess.Popen(command, **pipes) as process:
         process.stdin.write(line)
         process.stdin.flush()

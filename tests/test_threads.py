@@ -8,11 +8,13 @@ import pytest
 import torch
 from conftest import build, tiny_config
 
-from asintrovae import RunConfig, evaluate, metrics, save_record, train, training
+from asintrovae import RunConfig, evaluate, save_record, train
 from asintrovae.build import threads_for
-from asintrovae.ensemble import train_ensemble
-from asintrovae.fid import main as fid
-from asintrovae.parallel import run_processes
+from asintrovae.evaluation import evaluate as metrics
+from asintrovae.evaluation.check_fid import main as fid
+from asintrovae.running import loop as training
+from asintrovae.running.processes import run_processes
+from asintrovae.sweeps.ensemble import train_ensemble
 from asintrovae.threads import processors, torch_threads
 
 IMAGES = {"dataset": "mnist-subset", "latent_dim": 8, "device": "cpu"}

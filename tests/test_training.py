@@ -16,13 +16,15 @@ from asintrovae import (
     save_samples,
     train,
 )
-from asintrovae.checkpoint import load_checkpoint, save_checkpoint
 from asintrovae.config import with_defaults
-from asintrovae.data.files import embedded
-from asintrovae.networks import mlp_autoencoder, precise_batchnorm
-from asintrovae.objectives import VAE, Phase
-from asintrovae.records import load_records, load_samples
-from asintrovae.training import Loop, build_optimizers, described, refuse_another_run
+from asintrovae.files import embedded
+from asintrovae.running.checkpoint import load_checkpoint, save_checkpoint
+from asintrovae.running.loop import Loop, build_optimizers
+from asintrovae.running.provenance import described, refuse_another_run
+from asintrovae.running.records import load_records, load_samples
+from asintrovae.theory.batchnorm import precise_batchnorm
+from asintrovae.theory.networks import mlp_autoencoder
+from asintrovae.theory.objectives import VAE, Phase
 
 
 def run(config):
@@ -218,7 +220,7 @@ def test_recorded_runs_go_on_under_objectives_with_more_fields_than_they_had():
 
 def test_other_code_than_the_run_was_begun_with_is_said(tmp_path, monkeypatch):
     run(tiny_config(tmp_path))
-    monkeypatch.setattr("asintrovae.training.code_hash", lambda: "another")
+    monkeypatch.setattr("asintrovae.running.loop.code_hash", lambda: "another")
     with pytest.warns(UserWarning, match="begun with another version of the code"):
         run(tiny_config(tmp_path))
 
@@ -312,7 +314,7 @@ def test_damaged_checkpoint_falls_back_to_the_generation_before(tmp_path):
 
 
 def test_learning_rate_follows_its_milestones(tmp_path):
-    from asintrovae.training import build_optimizers, set_learning_rate
+    from asintrovae.running.loop import build_optimizers, set_learning_rate
 
     config = tiny_config(tmp_path, learning_rate=1e-2, milestones=(5, 8))
     optimizers = build_optimizers(mlp_autoencoder(2, 2, (4,)), config)

@@ -11,11 +11,24 @@ from conftest import ROOT
 from ipywidgets.embed import embed_data
 from traitlets import TraitError
 
-from asintrovae import ASIntroVAE, Gaussian, IntroVAE, annealing_weight, as_distance, expected_likelihood_kernel
-from asintrovae.data.files import embedded
-from asintrovae.distance import KERNELS
-from asintrovae.objectives import Noise
-from asintrovae.widgets import AnnealingExplorer, KernelExplorer, MarginGame, TrainingPlayer, load_film
+from asintrovae import (
+    ASIntroVAE,
+    Gaussian,
+    IntroVAE,
+    annealing_weight,
+    as_distance,
+    expected_likelihood_kernel,
+)
+from asintrovae.figures.widgets import (
+    AnnealingExplorer,
+    KernelExplorer,
+    MarginGame,
+    TrainingPlayer,
+    load_film,
+)
+from asintrovae.files import embedded
+from asintrovae.theory.distance import KERNELS
+from asintrovae.theory.objectives import Noise
 
 CHROMIUM = shutil.which("chromium")
 FOLDERS = {label: embedded(f"runs/training_frames/{label}-0") for label in ("vae", "intro", "soft_intro", "as_intro")}

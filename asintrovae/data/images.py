@@ -12,18 +12,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from asintrovae.collectives import world
 from asintrovae.config import SHAPES, ParameterError, RunConfig
-from asintrovae.data.decode import Fit, read, read_all
+from asintrovae.data.image_files import Fit, leave_signals_to_the_run, read, read_all
 from asintrovae.data.sources import Split, find_images, fingerprint, left_out
-from asintrovae.interruption import leave_signals_to_the_run
-from asintrovae.parallel import world
 from asintrovae.randomness import generator_for
 from asintrovae.threads import processors
 
 MEMORY_LIMIT = 2**30
 """Bytes of a data set, both splits, up to which it is decoded at the start and kept on the device."""
+
+
 LEAST_SCORED = 4
 """Test images that a feature network needs: precision and recall look at three neighbours."""
+
+
 LONGEST_GAP = 100
 """Unreadable images in a row from which on the data set is broken, not an image."""
 

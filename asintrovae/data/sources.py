@@ -15,24 +15,37 @@ from PIL import Image
 from torch import Tensor
 
 from asintrovae.config import expand_home
-from asintrovae.data.decode import shown
-from asintrovae.data.files import embedded
+from asintrovae.data.image_files import shown
+from asintrovae.files import embedded
 
 Split = Tensor | list[Path]
 """Images of a split: bytes (N, C, H, W) where they are stored so, else one file per image."""
 
+
 MNIST_FILES = ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz")
+
+
 MNIST_SHA256 = {
     "train-images-idx3-ubyte.gz": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
     "t10k-images-idx3-ubyte.gz": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
 }
 """Checksums of the pixels: how they are packed differs between the places that hand them out."""
+
+
 NO_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 """Formats that Pillow knows by name, but that hold measurements, drawings or films."""
+
+
 OTHER_IMAGES = {".avif", ".heic", ".heif", ".hif", ".jxl", ".jxr", ".svg", ".eps", ".psb", ".xcf"}
+
+
 OTHER_IMAGES |= {".exr", ".hdr", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}
 """Endings of images that Pillow cannot open, or only with another package."""
+
+
 FOREIGN = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"}
+
+
 FOREIGN |= {"lost+found"}
 """Folders that other programs leave among images, beside those whose names begin with a dot."""
 
@@ -56,7 +69,7 @@ def read_idx(path: Path) -> Tensor:
 
 def torchvision_datasets() -> Any:
     """torchvision.datasets, imported where it is needed because that takes seconds."""
-    from asintrovae._torchvision import torchvision
+    from asintrovae.data._torchvision import torchvision
 
     return torchvision.datasets
 

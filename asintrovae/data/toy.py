@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from asintrovae.parallel import share
+from asintrovae.collectives import share
 from asintrovae.randomness import generator_for
 
 

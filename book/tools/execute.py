@@ -18,8 +18,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import yaml
-from asintrovae.data.files import code_hash
-from asintrovae.records import versions
+from asintrovae.running.provenance import code_hash, versions
 from nbclient import NotebookClient
 from tqdm import tqdm
 

@@ -80,9 +80,9 @@ def check_sweep(here: Environment) -> None:
 
 def check_fid(here: Environment) -> None:
     """The command knows its options, and InceptionV3 lacks nothing but its weights."""
-    here.call("python", "-m", "asintrovae.fid", "--help")
+    here.call("python", "-m", "asintrovae.evaluation.check_fid", "--help")
     (here.folder / "weights.pth").write_bytes(b"no weights")
-    said = here.call("python", "-m", "asintrovae.fid", "mnist-subset", "--fid-weights", "weights.pth", status=1)
+    said = here.call("python", "-m", "asintrovae.evaluation.check_fid", "mnist-subset", "--fid-weights", "weights.pth", status=1)
     if "holds no weights of FID's InceptionV3" not in said:
         raise RuntimeError(f"another fault than the weights: {said}")
 

@@ -6,7 +6,13 @@ python book/tools/keep_weights.py data/runs/STUDY ...
 import sys
 from pathlib import Path
 
-from asintrovae.checkpoint import CURRENT, PREVIOUS, Checkpoint, load_checkpoint, save_checkpoint
+from asintrovae.running.checkpoint import (
+    CURRENT,
+    PREVIOUS,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 
 def keep_weights(run_dir: Path) -> None:

@@ -2,7 +2,7 @@
 
 usage: python book/tools/training_frames.py            (from the repository's root; a few minutes on one core)
 Setting C1, laptop protocol (the defaults of the training notebooks), seed 0. Each run leaves record.json, history.csv
-and frames.npz, which `asintrovae.widgets.load_film` reads:
+and frames.npz, which `asintrovae.figures.widgets.load_film` reads:
     iteration (L,)          every logged iteration, the untrained model's 0 first
     kl, kl_g, distance (L,) means over 256 real or generated points, terms of the objectives
     modes, between (L,)     modes found and share of samples farther than 0.2 from every mode, of 5,000
@@ -24,11 +24,11 @@ from asintrovae import (
     sample,
     save_record,
 )
-from asintrovae.metrics import modes_found
-from asintrovae.networks import evaluating
-from asintrovae.objectives import Noise
+from asintrovae.evaluation.measures import modes_found
 from asintrovae.randomness import generator_for
-from asintrovae.training import Loop
+from asintrovae.running.loop import Loop
+from asintrovae.theory.batchnorm import evaluating
+from asintrovae.theory.objectives import Noise
 
 MODELS = ("vae", "intro", "soft_intro", "as_intro")
 FRAMES = (0, 100, 300, *range(500, 1601, 100), *range(2000, 8001, 400))

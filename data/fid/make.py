@@ -20,14 +20,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from asintrovae import build_model, load_run
-from asintrovae.data.files import embedded, write_atomically
 from asintrovae.data.images import decoded, shuffled
 from asintrovae.data.sources import find_images
-from asintrovae.features import RESIZE, FeatureNetwork, inception, real_features
-from asintrovae.metrics import precision_recall, sample
-from asintrovae.networks import Autoencoder
+from asintrovae.evaluation.evaluate import sample
+from asintrovae.evaluation.feature_cache import real_features
+from asintrovae.evaluation.features import RESIZE, FeatureNetwork, inception
+from asintrovae.evaluation.measures import precision_recall
+from asintrovae.files import embedded, write_atomically
 from asintrovae.randomness import generator_for
-from asintrovae.records import versions
+from asintrovae.running.provenance import versions
+from asintrovae.theory.networks import Autoencoder
 
 HERE = Path(__file__).resolve().parent
 COUNTS, FEW = (500, 1000, 2000, 5000, 10000), 500

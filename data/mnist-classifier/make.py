@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy, pad
 from tqdm import trange
 
 from asintrovae.data.sources import read_idx
-from asintrovae.features import MNISTClassifier
+from asintrovae.evaluation.features import MNISTClassifier
 
 HERE = Path(__file__).resolve().parent
 SEED, EPOCHS, BATCH, RATE = 20220723, 8, 128, 3e-3

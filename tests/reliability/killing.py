@@ -22,14 +22,15 @@ import psutil
 import torch
 from tqdm import tqdm
 
-from asintrovae import RunConfig, build_data, build_model, build_objective, checkpoint, train
-from asintrovae.checkpoint import Checkpoint, load_checkpoint
-from asintrovae.data import files, images
-from asintrovae.interruption import alone_in
-from asintrovae.parallel import fabric_for
+from asintrovae import RunConfig, build_data, build_model, build_objective, files, train
+from asintrovae.data import images
+from asintrovae.running import checkpoint
+from asintrovae.running.checkpoint import Checkpoint, load_checkpoint
+from asintrovae.running.lock import alone_in
+from asintrovae.running.processes import fabric_for
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["asintrovae.ensemble", "lightning_fabric.plugins.environments.lightning"])
+FORKED.set_forkserver_preload(["asintrovae.sweeps.ensemble", "lightning_fabric.plugins.environments.lightning"])
 SAVING = [checkpoint.save_checkpoint.__code__, files.write_atomically.__code__]
 SMALL = {"iterations": 60, "widths": [8], "batch_size": 16, "log_every": 1, "checkpoint_every": 4, "device": "cpu", "threads": 1}
 
@@ -61,7 +62,7 @@ def train_here(config: RunConfig, begun: Connection | None = None, line: int = 0
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own is of the system, and would outlive the kill
     if group:
-        fabric_for(config)  # as asintrovae.worker does
+        fabric_for(config)  # as asintrovae.running.worker does
     data = build_data(config)
     model, objective = build_model(config, data.shape), build_objective(config)
     if line:

@@ -7,8 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from asintrovae.data.files import code_hash, write_atomically
-from asintrovae.records import versions
+from asintrovae.files import write_atomically
+from asintrovae.running.provenance import code_hash, versions
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "reliability"
 

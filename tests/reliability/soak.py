@@ -18,7 +18,8 @@ import numpy as np
 import psutil
 from records_of_tests import measured_on, write
 
-from asintrovae import RunConfig, build_data, build_model, build_objective, evaluate, train, training
+from asintrovae import RunConfig, build_data, build_model, build_objective, evaluate, train
+from asintrovae.running import loop as training
 
 POINTS = {"iterations": 200_000, "widths": (8,), "batch_size": 16, "log_every": 1000, "checkpoint_every": 1000}
 IMAGES = {"dataset": "mnist-subset", "widths": (2, 4), "batch_size": 16, "latent_dim": 4}

@@ -22,11 +22,11 @@ from conftest import build
 from image_layouts import LAYOUTS, datasets, save
 
 from asintrovae import ParameterError, RunConfig, build_data, evaluate, save_record, train
-from asintrovae.checkpoint import load_checkpoint
 from asintrovae.data import ToyData, images, sources, toy_density
 from asintrovae.data.images import StreamedImages
 from asintrovae.data.sources import find_images, read_idx
-from asintrovae.training import Loop
+from asintrovae.running.checkpoint import load_checkpoint
+from asintrovae.running.loop import Loop
 
 each_way = pytest.mark.parametrize("workers", [0, 1])
 

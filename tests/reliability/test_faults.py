@@ -15,10 +15,10 @@ import torch
 from conftest import MODELS, ROOT, build, tiny_config
 
 from asintrovae import ParameterError, RunConfig, load_run, save_record, train
-from asintrovae.checkpoint import CURRENT, PREVIOUS, checksum, load_checkpoint
-from asintrovae.ensemble import train_ensemble
-from asintrovae.objectives import Phase
-from asintrovae.training import Loop
+from asintrovae.running.checkpoint import CURRENT, PREVIOUS, checksum, load_checkpoint
+from asintrovae.running.loop import Loop
+from asintrovae.sweeps.ensemble import train_ensemble
+from asintrovae.theory.objectives import Phase
 
 PACKAGE = ROOT / "asintrovae"
 
@@ -261,9 +261,9 @@ def test_nothing_in_the_package_reads_or_writes_pickles():
     texts = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
     assert len(texts) > 20
     found = {name: words.findall(text) for name, text in texts.items() if words.search(text)}
-    assert found == {"features.py": ['torch.load(weights, map_location="cpu", weights_only=True)']}
+    assert found == {"evaluation/features.py": ['torch.load(weights, map_location="cpu", weights_only=True)']}
     imports = [name for name, text in texts.items() if re.search(r"(?m)^\s*(import|from) c?pickle", text)]
-    assert imports == ["features.py"]  # for the name of an error
+    assert imports == ["evaluation/features.py"]  # for the name of an error
 
 
 class Spoilt:
@@ -334,7 +334,7 @@ def test_a_clock_that_jumps_changes_no_number_but_the_seconds(tmp_path, monkeypa
 
     steady = go("steady")
     jumps = iter(range(10**6))
-    monkeypatch.setattr("asintrovae.training.time.monotonic", lambda: -1000.0 * next(jumps))
+    monkeypatch.setattr("asintrovae.running.loop.time.monotonic", lambda: -1000.0 * next(jumps))
     monkeypatch.setattr(time, "time", lambda: 1e9 * (-1) ** next(jumps))
     backwards = go("backwards")
     monkeypatch.undo()

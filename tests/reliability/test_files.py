@@ -12,13 +12,13 @@ from conftest import build, tiny_config
 from safetensors.torch import save_file
 
 from asintrovae import ParameterError, load_run, save_record, train
-from asintrovae.checkpoint import CURRENT, PREVIOUS, load_checkpoint
-from asintrovae.data.files import STALE, write_atomically
-from asintrovae.features import _kept
-from asintrovae.plots import images_figure, save_figure
-from asintrovae.records import load_records, load_samples, save_samples
-from asintrovae.training import TrainingResult
-from asintrovae.widgets import load_film
+from asintrovae.evaluation.feature_cache import _kept
+from asintrovae.figures.plots import images_figure, save_figure
+from asintrovae.figures.widgets import load_film
+from asintrovae.files import STALE, write_atomically
+from asintrovae.running.checkpoint import CURRENT, PREVIOUS, load_checkpoint
+from asintrovae.running.records import load_records, load_samples, save_samples
+from asintrovae.running.result import TrainingResult
 
 
 def write_often(path, count, previous=None, writers=3):

@@ -15,9 +15,11 @@ from conftest import ROOT, build, tiny_config
 from image_layouts import save
 from killing import Forked, Tally, compare, config_of, kill_at_every_line, kill_at_random, lines_of_a_save, whole_run
 
-from asintrovae import build_data, ensemble, interruption, train
-from asintrovae.checkpoint import CURRENT, load_checkpoint
-from asintrovae.ensemble import train_ensemble
+from asintrovae import build_data, train
+from asintrovae.running import signals as interruption
+from asintrovae.running.checkpoint import CURRENT, load_checkpoint
+from asintrovae.sweeps import ensemble
+from asintrovae.sweeps.ensemble import train_ensemble
 
 pytestmark = pytest.mark.xdist_group("reliability")  # one process forks the others
 SIGNALS = [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
@@ -94,7 +96,7 @@ def test_a_signal_to_all_processes_of_a_run_saves_first(tmp_path, number):
 
 HOLDING = """
 from torch.utils.data import DataLoader
-from asintrovae.interruption import leave_signals_to_the_run
+from asintrovae.data.image_files import leave_signals_to_the_run
 held = [iter(DataLoader(range(10**9), None, num_workers=2, worker_init_fn=leave_signals_to_the_run))]
 held.append(held)
 next(held[0])
@@ -113,7 +115,7 @@ def test_processes_that_train_launches_are_ended_in_order(tmp_path):
     forked = Forked(config, launched=True)
     forked.wait_until_it_trains()
     family = psutil.Process(forked.processes[0].pid).children(recursive=True)
-    workers = [p for p in family if "asintrovae.worker" in p.cmdline() and "torch.distributed.run" not in p.cmdline()]
+    workers = [p for p in family if "asintrovae.running.worker" in p.cmdline() and "torch.distributed.run" not in p.cmdline()]
     assert len(workers) == 2
     workers[1].kill()
     assert forked.end() == [1]

@@ -11,10 +11,10 @@ from image_layouts import save
 from killing import FORKED, Forked, config_of, hold, stop_while_decoding
 
 from asintrovae import ParameterError, train
-from asintrovae.checkpoint import load_checkpoint
 from asintrovae.data import images
-from asintrovae.ensemble import train_ensemble
-from asintrovae.interruption import OWNER, alone_in
+from asintrovae.running.checkpoint import load_checkpoint
+from asintrovae.running.lock import OWNER, alone_in
+from asintrovae.sweeps.ensemble import train_ensemble
 
 pytestmark = pytest.mark.xdist_group("reliability")
 

@@ -10,8 +10,8 @@ from conftest import build, tiny_config
 from torch.func import grad, vmap
 
 from asintrovae import Gaussian, as_distance, expected_likelihood_kernel
-from asintrovae.gaussian import bounded
-from asintrovae.networks import LOGVAR_RANGE
+from asintrovae.theory.gaussian import bounded
+from asintrovae.theory.networks import LOGVAR_RANGE
 
 KERNELS = {"mean": ("lebesgue", "mean"), "product": ("lebesgue", "product"), "prior": ("prior", "product")}
 

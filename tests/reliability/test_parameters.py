@@ -18,10 +18,20 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from image_layouts import save
 
-from asintrovae import ParameterError, RunConfig, build_data, build_model, evaluate, grid, save_record, sweep, train
+from asintrovae import (
+    ParameterError,
+    RunConfig,
+    build_data,
+    build_model,
+    evaluate,
+    save_record,
+    train,
+)
 from asintrovae.build import refuse_giant
 from asintrovae.config import DATASETS, short
-from asintrovae.training import Loop
+from asintrovae.running.loop import Loop
+from asintrovae.sweeps import command as sweep
+from asintrovae.sweeps import grid
 
 few = {"derandomize": True, "database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
 few |= {"phases": [Phase.generate]}  # to shrink an example that fails would train again and again

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from asintrovae.checkpoint import CURRENT, load_checkpoint
+from asintrovae.running.checkpoint import CURRENT, load_checkpoint
 
 pytestmark = pytest.mark.xdist_group("reliability")
 NOTEBOOK = str(ROOT / "book" / "training" / "toy.ipynb")
@@ -73,7 +73,7 @@ def sweep(folder, name):
     fixed = {key: value for key, value in ENDLESS.items() if key != "model"}
     content = {"notebook": NOTEBOOK, "run_dir": name, "fixed": fixed, "axes": axes, "seeds": [0]}
     grid.write_text(json.dumps(content))
-    command = ["asintrovae.sweep", grid, "--workers", "1"]
+    command = ["asintrovae.sweeps", grid, "--workers", "1"]
     return Program(command, folder / name / "vae" / "0", folder)
 
 

@@ -1,0 +1,73 @@
+"""One run in several processes, each with its share of every batch; together they compute what one process would."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world() -> tuple[int, int]:
+    """Number of this process, from 0, and how many processes there are; (0, 1) outside a process group."""
+    ready = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if ready else (0, 1)
+
+
+def share(batch: Tensor) -> Tensor:
+    """This process's part of a batch (B, ...) that all of them know: (B / processes, ...)."""
+    rank, count = world()
+    return batch.chunk(count)[rank]
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over the processes; backwards the sum of its gradients, since every process's loss depends on it."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        """Any shape -> the same."""
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        """Any shape -> the same."""
+        return SumOverProcesses.forward(None, gradient.contiguous())
+
+
+def gather(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return tensors (B, ...) of the whole batch from each process's share of them.
+
+    All have one shape. Every process gets the gradients of all. The AS-Distance compares pairs of
+    examples, so that the mean over shares is not the distance of the batch.
+    """
+    rank, count = world()
+    if count == 1:
+        return tensors
+    own = torch.stack(tuple(tensors))
+    shares = own.new_zeros(count, *own.shape)
+    shares[rank] = own
+    total: Tensor = SumOverProcesses.apply(shares)  # type: ignore[no-untyped-call]
+    return total.transpose(0, 1).flatten(1, 2).unbind()
+
+
+def average_(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes, in place and in one exchange."""
+    count = world()[1]
+    if count == 1:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    sizes = [tensor.numel() for tensor in tensors]
+    for tensor, mean in zip(tensors, torch.split(flat / count, sizes), strict=True):
+        tensor.copy_(mean.view(tensor.shape))
+
+
+def largest(number: int, device: torch.device) -> int:
+    """The largest of the processes' numbers, known to all of them afterwards."""
+    if world()[1] == 1:
+        return number
+    found = torch.tensor(number, device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)

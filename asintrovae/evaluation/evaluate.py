@@ -1,0 +1,152 @@
+"""A trained model measured: samples, reconstructions and every metric of a run."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asintrovae.build import threads_for
+from asintrovae.config import RunConfig
+from asintrovae.data import ImageData, ToyData
+from asintrovae.evaluation.feature_cache import real_features
+from asintrovae.evaluation.features import FeatureNetwork
+from asintrovae.evaluation.measures import (
+    Divergences,
+    active_units,
+    frechet_distance,
+    histogram_divergences,
+    modes_found,
+    moments,
+    mse,
+    precision_recall,
+    psnr,
+    ssim,
+)
+from asintrovae.randomness import generator_for
+from asintrovae.ranges import clamped, refuse_other_range
+from asintrovae.theory.batchnorm import evaluating
+from asintrovae.theory.gaussian import Gaussian
+from asintrovae.theory.networks import GAN, Autoencoder
+from asintrovae.threads import torch_threads
+
+TOGETHER = 1000
+"""Examples that are evaluated in one batch."""
+
+
+def sample(model: Autoencoder | GAN, count: int, seed: int) -> Tensor:
+    """`count` images decoded from z ~ p(z), in evaluation mode; the seed fixes z."""
+    return torch.cat(list(samples(model, count, seed)))
+
+
+def samples(model: Autoencoder | GAN, count: int, seed: int) -> Iterator[Tensor]:
+    """What `sample` returns, at most TOGETHER images at a time."""
+    device = next(model.parameters()).device
+    z = torch.randn(count, model.latent_dim, generator=generator_for(seed, "samples")).to(device)
+    for part in torch.split(z, TOGETHER):
+        with evaluating(model):
+            images = model.decode(part)
+        yield images
+
+
+def reconstruct(model: Autoencoder, x: Tensor) -> tuple[Tensor, Gaussian]:
+    """Return reconstructions Dec(μ(x)) from the posterior MEAN, and the posteriors.
+
+    The model is in evaluation mode meanwhile. x: points (B, 2) or images (B, C, H, W) in [0, 1].
+    Raises ValueError for images in another range.
+    """
+    if x.dim() == 4:
+        refuse_other_range("x", x, generated=True)
+    with evaluating(model):
+        posteriors = [model.encode(part) for part in torch.split(x, TOGETHER)]
+        images = torch.cat([model.decode(q.mean) for q in posteriors])
+    return images, Gaussian(*(torch.cat(parts) for parts in zip(*posteriors, strict=True)))
+
+
+def evaluate(
+    model: Autoencoder | GAN, data: ToyData | ImageData, config: RunConfig, features: FeatureNetwork | None = None
+) -> dict[str, Any]:
+    """Metrics of a trained model on config.evaluation_samples test examples and as many generated ones.
+
+    Points: the four divergences, modes found where the data have isolated ones, share of samples outside the histogram.
+    Images: PSNR, SSIM, MSE of reconstructions clamped to [0, 1]; with a feature network, from `build_features`, the
+    measures of `evaluate_features`. Autoencoders: active units and mean KL in nats.
+    A measure that these examples do not allow is None, and "not_measured" then holds name -> reason.
+    It computes with `threads_for(config, TOGETHER)` threads, as `train` does with its own.
+    """
+    with torch_threads(threads_for(config, TOGETHER)):
+        return measured(model, data, config, features)
+
+
+def measured(
+    model: Autoencoder | GAN, data: ToyData | ImageData, config: RunConfig, features: FeatureNetwork | None
+) -> dict[str, Any]:
+    """What `evaluate` returns."""
+    real = data.evaluation(config.evaluation_samples)
+    metrics: dict[str, Any] = {"evaluation_samples": len(real)}
+    if isinstance(data, ToyData):
+        metrics |= evaluate_points(real, sample(model, len(real), config.seed), data)
+    if features is not None:
+        parts = samples(model, len(real), config.seed)
+        fake = torch.cat([features(clamped(part)) for part in parts])
+        metrics |= evaluate_features(real_features(features, real, config.dataset, "test"), fake, features.name)
+    if isinstance(model, Autoencoder):
+        x_r, q = reconstruct(model, real)
+        metrics |= {"active_units": None, "kl": float(q.kl().mean())}
+        if len(real) > 1:
+            metrics["active_units"] = active_units(q)
+        else:
+            metrics.setdefault("not_measured", {})["active_units"] = too_few(2, len(real))
+        x_r = x_r if isinstance(data, ToyData) else x_r.clamp(0, 1)
+        metrics["mse"] = float(mse(real, x_r))
+        if isinstance(data, ImageData):
+            metrics |= {"psnr": float(psnr(real, x_r)), "ssim": float(ssim(real, x_r))}
+    return metrics
+
+
+def evaluate_features(real: Tensor, fake: Tensor, network: str) -> dict[str, Any]:
+    """Fréchet distance, precision and recall between features (N, F) of test and of generated images, N of either.
+
+    Each is named after the network; only that of "inception" is called fid. NaN where a generated
+    image is not finite. None where there are too few; "not_measured" then holds name -> reason.
+    """
+    name, count = network.replace("-", "_"), min(len(real), len(fake))
+    distance = "fid" if network == "inception" else f"frechet_{name}"
+    least = {distance: 2, f"precision_{name}": 4, f"recall_{name}": 4}
+    values: dict[str, float | None] = dict.fromkeys(least, math.nan)
+    if bool(fake.isfinite().all()):
+        values = dict.fromkeys(least)
+        if count >= least[distance]:
+            values[distance] = float(frechet_distance(*moments(real), *moments(fake)))
+        if count >= 4:
+            values |= dict(zip(list(least)[1:], precision_recall(real, fake), strict=True))
+    missing = [measure for measure, value in values.items() if value is None]
+    reasons = {measure: too_few(least[measure], count) for measure in missing}
+    return {"feature_samples": len(real), **values} | ({"not_measured": reasons} if reasons else {})
+
+
+def too_few(needed: int, found: int) -> str:
+    """Return the reason why a measure is missing, where there are too few images."""
+    return f"needs at least {needed} images, got {found}"
+
+
+def evaluate_points(real: Tensor, fake: Tensor, data: ToyData) -> dict[str, Any]:
+    """Return metrics of generated points (N, 2) against real ones.
+
+    "outside" is the share of points that the histogram misses. If it misses all, the divergences
+    are None, and "not_measured" holds name -> reason.
+    """
+    low, high = data.density.extent
+    inside = ((fake >= low) & (fake <= high)).all(1)
+    metrics: dict[str, Any] = {"outside": float((~inside).float().mean())}
+    if bool(inside.any()):
+        metrics |= histogram_divergences(real, fake, data.density.extent)._asdict()
+    else:
+        reason = f"no generated point lies inside the histogram of {data.density.extent}²"
+        metrics |= dict.fromkeys(Divergences._fields)
+        metrics["not_measured"] = dict.fromkeys(Divergences._fields, reason)
+    if data.density.centers is not None:
+        metrics["modes_found"] = modes_found(fake, data.density.centers, radius=(high - low) / 20)
+        metrics["modes"] = len(data.density.centers)
+    return metrics

@@ -1,0 +1,188 @@
+"""How results are measured: histogram divergences and mode counts for points, fidelity for images, and collapse."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from asintrovae.ranges import refuse_other_range
+from asintrovae.theory.gaussian import Gaussian
+
+
+class Divergences(NamedTuple):
+    """protocol_kl, protocol_jsd: as in the published tables (no unit). kl_nats, jsd_nats: of the binned distributions."""
+
+    protocol_kl: float
+    protocol_jsd: float
+    kl_nats: float
+    jsd_nats: float
+
+
+def histogram_divergences(real: Tensor, fake: Tensor, extent: tuple[float, float], bins: int = 100) -> Divergences:
+    """Divergences between two clouds of points (N, 2), (M, 2), binned on extent² with bins x bins cells.
+
+    The protocol of the tables works with densities P (real) and Q (fake) per cell: KL = Σ P (log P - log(Q + 1e-14))/100,
+    and a "JSD" whose arguments are reversed, [KL(M‖P) + KL(M‖Q)]/2 with M = (P + Q)/2, so that it is not bounded by
+    log 2. kl_nats and jsd_nats are the Kullback-Leibler and Jensen-Shannon divergences of the cell probabilities; an
+    empty cell of Q counts as density 1e-14, or kl_nats would be infinite. All of them depend on bins and on the sample
+    sizes: two samples of one distribution do not reach zero. Points outside extent² are left out.
+    Raises ValueError if a cloud has another shape, holds NaN or has no point inside extent².
+    """
+    p, q = (_histogram_density(cloud, extent, bins, name) for cloud, name in ((real, "real"), (fake, "fake")))
+    middle = (p + q) / 2
+    cell = ((extent[1] - extent[0]) / bins) ** 2
+    return Divergences(
+        protocol_kl=_relative_entropy(p, q) / 100,
+        protocol_jsd=(_relative_entropy(middle, p) + _relative_entropy(middle, q)) / 2 / 100,
+        kl_nats=_relative_entropy(p, q) * cell,
+        jsd_nats=(_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2 * cell,
+    )
+
+
+def _histogram_density(points: Tensor, extent: tuple[float, float], bins: int, name: str) -> Tensor:
+    if points.dim() != 2 or points.shape[1] != 2 or not bool(points.isfinite().all()):
+        raise ValueError(f"{name} must be finite points of shape (count, 2), got shape {tuple(points.shape)}")
+    low, high = extent
+    counts = torch.histogramdd(points.detach().cpu().double(), [bins, bins], range=[low, high, low, high]).hist
+    if counts.sum() == 0:
+        raise ValueError(f"{name} has no point inside extent={extent}²")
+    return counts / counts.sum() / ((high - low) / bins) ** 2
+
+
+def _relative_entropy(p: Tensor, q: Tensor) -> float:
+    """Σ P (log P - log(Q + 1e-14)) over the cells with P > 0."""
+    return float((torch.special.xlogy(p, p) - p * (q + 1e-14).log()).sum())
+
+
+def modes_found(points: Tensor, centers: Tensor, radius: float, share: float = 0.25) -> int:
+    """How many of the K centers (K, 2) have, within `radius`, at least `share` of the N/K points they should have."""
+    near = torch.cdist(points.cpu(), centers) < radius
+    return int((near.sum(0) >= share * len(points) / len(centers)).sum())
+
+
+def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> Tensor:
+    """Squared Fréchet (2-Wasserstein) distance between N(mean_a, cov_a) and N(mean_b, cov_b); a scalar.
+
+    |m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½), Dowson & Landau 1982; on InceptionV3 features it is the FID of Heusel
+    et al. 2017. mean: (F,). cov: (F, F), symmetric positive semi-definite. Use float64: the trace cancels.
+    """
+    # tr (C_a C_b)^½ is the sum of the square roots of the eigenvalues, real and non-negative up to rounding.
+    root_trace = torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum()
+    squared: Tensor = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * root_trace
+    return squared
+
+
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean (F,) and unbiased covariance (F, F) of features (N, F), in float64.
+
+    Raises ValueError for fewer than two examples.
+    """
+    if len(features) < 2:
+        raise ValueError(f"features has {len(features)} examples, a covariance needs at least 2")
+    features = features.cpu().double()  # some devices, as mps, have no float64
+    return features.mean(0), features.T.cov()
+
+
+class PrecisionRecall(NamedTuple):
+    """Shares in [0, 1]. precision: of generated examples near a real one. recall: of real examples near a generated one."""
+
+    precision: float
+    recall: float
+
+
+def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
+    """Improved precision and recall (Kynkäänniemi et al. 2019, Eqs. 1-2) of features (N, F), (M, F), in float64.
+
+    The manifold of a set A is the union of balls around its members, each as wide as the distance to its k-th nearest
+    other member: f(x, A) = 1 where ‖x - a‖ ≤ ‖a - NN_k(a, A)‖ for some a in A, else 0. precision is the mean of
+    f(fake, real), recall the mean of f(real, fake). Time grows with N M, memory with N + M. Both depend on N and M.
+    Raises ValueError if a set has no more than k members.
+    """
+    for name, features in (("real", real), ("fake", fake)):
+        if len(features) <= k:
+            raise ValueError(f"{name} has {len(features)} examples, k={k} neighbours need at least {k + 1}; give more of them")
+    real, fake = real.cpu().double(), fake.cpu().double()  # mps has no float64
+    return PrecisionRecall(_share_covered(fake, real, k), _share_covered(real, fake, k))
+
+
+def _share_covered(points: Tensor, members: Tensor, k: int) -> float:
+    """Mean of f(points, members), 1000 rows of distances at a time."""
+    # The nearest member is the member itself; in float64 its computed distance stays below that of any other.
+    radii = torch.cat([torch.cdist(part, members).kthvalue(k + 1, dim=1).values for part in torch.split(members, 1000)])
+    covered = torch.cat([(torch.cdist(part, members) <= radii).any(1) for part in torch.split(points, 1000)])
+    return float(covered.double().mean())
+
+
+def refuse_unlike(x: Tensor, x_hat: Tensor) -> None:
+    """Raise ValueError for shapes that differ, and for images (B, C, H, W) in another range."""
+    if x.shape != x_hat.shape:
+        shapes = f"x has shape {tuple(x.shape)}, x_hat {tuple(x_hat.shape)}"
+        raise ValueError(f"{shapes}; give one reconstruction for each image")
+    if x.dim() == 4:
+        refuse_other_range("x", x)
+        refuse_other_range("x_hat", x_hat, generated=True)
+
+
+def mse(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Return the mean squared error over all values, a scalar.
+
+    x, x_hat: images (B, C, H, W) in [0, 1] or points (B, 2). Raises ValueError as `refuse_unlike`.
+    """
+    refuse_unlike(x, x_hat)
+    return (x - x_hat).square().mean()
+
+
+def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio in dB, per image, then averaged.
+
+    It is infinite where they are equal.
+    x, x_hat: images (B, C, H, W) in [0, 1]. Raises ValueError as `refuse_unlike`.
+    """
+    refuse_unlike(x, x_hat)
+    from asintrovae.data._torchvision import torchvision  # noqa: F401 (torchmetrics imports it, so it must be repaired first)
+
+    from torchmetrics.functional.image import peak_signal_noise_ratio  # isort: skip (slow: only where it is needed)
+
+    value: Tensor = peak_signal_noise_ratio(x_hat, x, data_range=1.0, dim=(1, 2, 3))
+    return value
+
+
+def ssim(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Return the structural similarity, at most 1, per image, then averaged.
+
+    Wang et al. 2004: Gaussian window of 11 pixels, σ = 1.5; torchmetrics mirrors the image at its
+    border and averages over all of it.
+    x, x_hat: images (B, C, H, W) in [0, 1]. Raises ValueError as `refuse_unlike`.
+    """
+    refuse_unlike(x, x_hat)
+    from asintrovae.data._torchvision import torchvision  # noqa: F401
+
+    from torchmetrics.functional.image import structural_similarity_index_measure  # isort: skip
+
+    value: Tensor = structural_similarity_index_measure(x_hat, x, data_range=1.0)  # type: ignore[assignment]
+    return value
+
+
+def active_units(q: Gaussian, threshold: float = 0.01) -> int:
+    """Return how many latent axes have a posterior mean whose variance exceeds `threshold`.
+
+    Burda et al. 2016. q: posteriors (N, n) of N examples. Raises ValueError for fewer than two.
+    """
+    if len(q.mean) < 2:
+        raise ValueError(f"q has {len(q.mean)} examples, a variance needs at least 2")
+    return int((q.mean.var(0) > threshold).sum())
+
+
+def information_per_axis(q: Gaussian, noise: Tensor) -> Tensor:
+    """Information I(x; z_d) in nats that each latent axis alone carries about which of N images it encodes, (n,).
+
+    q, noise: (N, n). I = 1/N Σ_i log q(z_i|x_i) - log 1/N Σ_j q(z_i|x_j), z_i ~ q(z|x_i), one draw per image: the part of
+    the KL divergence that is not mismatch of the aggregate posterior (Hoffman & Johnson 2016). At most log N; 0, up to
+    noise of either sign, on a collapsed axis.
+    """
+    information = []
+    for mean, logvar, z in zip(q.mean.T, q.logvar.T, q.sample(noise).T, strict=True):
+        log_q = Gaussian(mean[:, None], logvar[:, None]).log_prob(z[:, None, None])  # (N, N): draw i under posterior j
+        information.append((log_q.diagonal() - log_q.logsumexp(1)).mean() + math.log(len(z)))
+    return torch.stack(information)

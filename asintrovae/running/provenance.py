@@ -1,0 +1,126 @@
+"""Which code, which parameters and which versions a run was made with."""
+
+import ast
+import dataclasses
+import hashlib
+import json
+import platform
+from functools import cache
+from typing import Any
+
+import numpy
+import torch
+
+import asintrovae
+from asintrovae.config import ParameterError, RunConfig, differences, with_defaults
+from asintrovae.data import Data
+from asintrovae.files import PACKAGE
+from asintrovae.running.checkpoint import (
+    Checkpoint,
+)
+from asintrovae.running.result import TrainingResult
+from asintrovae.theory.objectives import Objective
+
+
+@cache
+def code_hash() -> str:
+    """SHA-256 over the package's own source files, names included, in order: which code made a result."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".js")):
+        digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    return {
+        "python": platform.python_version(),
+        "asintrovae": asintrovae.__version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+# Parameters that may differ between the parts of one run: they say where and how often, not what is computed.
+FREE_PARAMETERS = {
+    *(
+        "run_dir",
+        "data_dir",
+        "download",
+        "strict_images",
+        "workers",
+        "device",
+        "devices",
+        "threads",
+        "evaluation_samples",
+        "feature_network",
+        "fid_weights",
+        "fid_precision",
+        "log_every",
+        "checkpoint_every",
+    ),
+}
+
+
+def describe(done: int, result: TrainingResult, config: RunConfig, objective: Objective, data: Data) -> dict[str, Any]:
+    """What a checkpoint after `done` iterations says beside its tensors."""
+    return {
+        "iteration": done,
+        "seconds": result.seconds,
+        "history": result.history,
+        "config": config.model_dump(mode="json"),
+        "objective": described(objective),
+        "data": getattr(data, "fingerprint", ""),
+        "code": code_hash(),
+    }
+
+
+def described(objective: Objective) -> dict[str, Any]:
+    """Return the class of an objective as "objective" and its fields as "objective.<name>", in values of JSON."""
+    values = {f"objective.{field.name}": getattr(objective, field.name) for field in fields_of(objective)}
+    plain: dict[str, Any] = json.loads(json.dumps({"objective": type(objective).__qualname__, **values}, default=repr))
+    return plain
+
+
+def saved_objective(saved: str | dict[str, Any], objective: Objective) -> dict[str, Any]:
+    """Return what a checkpoint says of its objective in the form of `described`.
+
+    saved: older checkpoints hold the repr. objective: gives the defaults of the fields that did not exist when it was saved.
+    """
+    fields = fields_of(objective)
+    defaults = {f"objective.{field.name}": field.default for field in fields if field.default is not dataclasses.MISSING}
+    return defaults | (from_repr(saved) if isinstance(saved, str) else saved)
+
+
+def fields_of(objective: Objective) -> tuple[dataclasses.Field[Any], ...]:
+    """Return the fields of an objective; none where it is no dataclass."""
+    return dataclasses.fields(objective) if dataclasses.is_dataclass(objective) else ()
+
+
+def from_repr(text: str) -> dict[str, Any]:
+    """Return the repr of a dataclass in the form of `described`; another text as the class."""
+    try:
+        call = ast.parse(text, mode="eval").body
+        assert isinstance(call, ast.Call)
+        values = {f"objective.{keyword.arg}": ast.literal_eval(keyword.value) for keyword in call.keywords}
+        return {"objective": ast.unparse(call.func), **values}
+    except (SyntaxError, ValueError, AssertionError):
+        return {"objective": text}
+
+
+def refuse_another_run(config: RunConfig, objective: Objective, checkpoint: Checkpoint | None, data: Data | None = None) -> None:
+    """Raise ParameterError, listing the differences, if the checkpoint in run_dir is of a run with other parameters or data."""
+    if checkpoint is None:
+        return
+    saved, wanted = with_defaults(checkpoint.meta["config"]), config.model_dump(mode="json")
+    found = differences(saved, wanted, FREE_PARAMETERS)
+    if not found:  # an objective need not be built from the config
+        found = differences(saved_objective(checkpoint.meta["objective"], objective), described(objective))
+    if found:
+        raise ParameterError(f"run_dir={config.run_dir!r} holds another run ({found}); choose another run_dir")
+    begun, here = checkpoint.meta.get("data", ""), getattr(data, "fingerprint", "")
+    if begun and here and begun != here:
+        raise ParameterError(
+            f"data_dir={config.data_dir!r} holds other data than run_dir={config.run_dir!r} was begun with; "
+            "give the data it was begun with, or choose another run_dir"
+        )

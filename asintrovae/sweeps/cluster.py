@@ -1,0 +1,130 @@
+"""The Dask workers that run the points of a grid."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from asintrovae.build import refuse_giant
+from asintrovae.config import ParameterError
+from asintrovae.sweeps.grid import Point, extra
+from asintrovae.sweeps.point import GRACE
+from asintrovae.threads import processors
+
+RUNNING: dict[str, "subprocess.Popen[bytes]"] = {}
+"""In a Dask worker: the process of each point it runs, by run_dir."""
+
+
+def run_point(point: Point, gpus: Sequence[str] = ()) -> None:
+    """On a Dask worker: execute a point in a process of its own. Raises RuntimeError with the reason if it failed."""
+    from distributed import get_worker
+
+    environment = {"OMP_NUM_THREADS": str(point.config.threads or 1), **os.environ}
+    if gpus:  # workers of a local cluster are called 0, 1, ..., a restarted one as before
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[int(get_worker().name) % len(gpus)]
+    command = [sys.executable, "-m", "asintrovae.sweeps", "--point", point.name]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "bufsize": 0}
+    # A session of its own: Ctrl-C reaches it through its stdin, after the scheduler knows that it is not to be retried.
+    with subprocess.Popen(command, cwd=point.folder, env=environment, start_new_session=True, **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        RUNNING[str(point.run_dir)] = process
+        with suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(asdict(point)).encode() + b"\n")
+        said = process.stdout.read().decode(errors="replace").strip()  # ends when the kernel, too, is gone
+    RUNNING.pop(str(point.run_dir), None)
+    if process.returncode:
+        raise RuntimeError(said.splitlines()[-1] if said else f"its process ended with status {process.returncode}")
+
+
+def dask_setup(_: Any) -> None:
+    """In each worker of a local cluster, by Dask's preload: Ctrl-C is the client's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def end_points(run_dirs: Sequence[str]) -> None:
+    """On a Dask worker: ask the processes of these points to end, if they run here, and wait."""
+    processes = [RUNNING[run_dir] for run_dir in run_dirs if run_dir in RUNNING]
+    for process in processes:
+        if process.stdin is not None:
+            process.stdin.close()
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+
+
+def run_points(client: Any, points: list[Point], gpus: Sequence[str], bar: Any) -> int:
+    """Run points on the cluster, each that failed once more; reports and counts those that failed again."""
+    from distributed import as_completed
+
+    futures = client.map(run_point, points, gpus=gpus, pure=False, retries=1)
+    names, failed = {future.key: point.name for future, point in zip(futures, points, strict=True)}, 0
+    try:
+        for future in as_completed(futures):
+            if future.status != "finished":
+                gone = future.status in ("cancelled", "lost")
+                error = "the cluster is gone; the same command goes on" if gone else f"failed twice: {future.exception()}"
+                bar.write(f"{names[future.key]}: {error}", file=sys.stderr)
+                failed += 1
+            future.release()  # a result that is held would be made again when the worker that has it dies
+            bar.set_postfix(failed=failed, refresh=False)
+            bar.update()
+    except KeyboardInterrupt:
+        client.cancel(futures)
+        bar.write("the runs save first; another Ctrl-C does not wait for them", file=sys.stderr)
+        client.run(end_points, [str(point.run_dir) for point in points], on_error="ignore")
+        raise
+    return failed
+
+
+@contextmanager
+def cluster_for(points: list[Point], scheduler: str | None, workers: int | None) -> Iterator[tuple[Any, list[str]]]:
+    """A client, of the cluster at the address `scheduler` or of one on this machine, and the GPUs of its workers."""
+    with extra():
+        import dask
+        from distributed import Client, LocalCluster
+    if scheduler is not None:
+        try:
+            client = Client(scheduler)
+        except (OSError, ValueError) as error:
+            raise ParameterError(
+                f"scheduler={scheduler!r} does not answer ({error}); start it, or leave --scheduler out"
+            ) from None
+        with client:
+            yield client, []
+        return
+    for point in points:
+        refuse_giant(point.config)
+    cuda = any(point.config.torch_device().type == "cuda" for point in points)
+    devices = max(point.config.devices for point in points)
+    groups = gpu_groups(devices) if cuda else []
+    count = min(len(points), workers or len(groups) or max(1, processors() // devices))
+    # A worker that dies takes no blame for it: what it ran goes on elsewhere, up to the tenth time.
+    with dask.config.set({"distributed.scheduler.allowed-failures": 10, "distributed.scheduler.worker-saturation": 1.0}):
+        cluster = LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            memory_limit=None,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+            preload=[__name__],
+        )
+        with cluster, Client(cluster) as client:
+            yield client, groups
+
+
+def gpu_groups(size: int) -> list[str]:
+    """CUDA_VISIBLE_DEVICES for each of as many workers as there are groups of `size` GPUs."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    if size > len(gpus):
+        raise ParameterError(f"devices={size}: this machine has {len(gpus)} GPUs")
+    return [",".join(gpus[first : first + size]) for first in range(0, len(gpus) - size + 1, size)]

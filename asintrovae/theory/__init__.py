@@ -1,0 +1,1 @@
+"""What the chapters derive: posteriors, distances, networks and objectives."""

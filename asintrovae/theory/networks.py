@@ -1,0 +1,235 @@
+"""Encoders, decoders, critics: the MLP of the 2-D protocol and the residual convolutions of the image protocol."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from asintrovae.theory.batchnorm import BatchNorm2d
+from asintrovae.theory.gaussian import Gaussian, bounded, full_precision
+
+LOGVAR_RANGE = (-20.0, 20.0)
+"""Every encoder keeps its log-variance in this range by `bounded`: exp of it, and its sums, stay finite in float32."""
+
+
+PUBLISHED_WIDTHS = {
+    28: (64, 128),
+    32: (64, 128, 256),
+    128: (64, 128, 256, 512, 512),
+    256: (64, 128, 256, 512, 512, 512),
+}
+"""Resolution H -> `widths` of the image protocol, the channels after each halving."""
+
+
+class GaussianHead(nn.Module):
+    """Linear map from features (B, F) to a posterior over n axes, log-variance bounded by LOGVAR_RANGE."""
+
+    def __init__(self, features: int, latent_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, 2 * latent_dim)
+
+    def forward(self, features: Tensor) -> Gaussian:
+        mean, logvar = full_precision(self.linear(features)).chunk(2, dim=-1)
+        return Gaussian(mean, bounded(logvar, *LOGVAR_RANGE))
+
+
+class Autoencoder(nn.Module):
+    """The two halves of an (introspective) VAE.
+
+    encoder: module (B, ...) -> Gaussian of (B, n). decoder: module (B, n) -> (B, ...). latent_dim: n.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, latent_dim: int) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.latent_dim = encoder, decoder, latent_dim
+
+    def encode(self, x: Tensor) -> Gaussian:
+        """Posterior q(z|x) of x (B, ...)."""
+        posterior: Gaussian = self.encoder(x)
+        return posterior
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Image Dec(z) of z (B, n); with `Drawing` a draw about it."""
+        return full_precision(self.decoder(z))
+
+
+class GAN(nn.Module):
+    """The two halves of WGAN-GP. critic: module (B, ...) -> (B,). generator: module (B, n) -> (B, ...)."""
+
+    def __init__(self, critic: nn.Module, generator: nn.Module, latent_dim: int) -> None:
+        super().__init__()
+        self.critic, self.generator, self.latent_dim = critic, generator, latent_dim
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Generated image of z (B, n)."""
+        return full_precision(self.generator(z))
+
+
+class Score(nn.Linear):
+    """Linear map from features (B, F) to a critic's score (B,)."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return full_precision(super().forward(features)).squeeze(1)
+
+
+FOURIER_SCALE = 2.0
+"""Deviation of the frequencies of `FourierFeatures` before training, in radians per unit of the input."""
+
+
+class FourierFeatures(nn.Module):
+    """Widen x (B, d) by sinusoids sin(Ω x + ω), learnt with the rest: (B, d) -> (B, d + features).
+
+    An MLP learns sharp edges slowly from x alone, and fast from sinusoids of it (Tancik et al. 2020, where Ω is fixed).
+    """
+
+    def __init__(self, data_dim: int, features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(data_dim, features)
+        nn.init.normal_(self.linear.weight, std=FOURIER_SCALE)
+        nn.init.uniform_(self.linear.bias, -math.pi, math.pi)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.linear(x).sin()], dim=-1)
+
+
+def mlp(sizes: Sequence[int], fourier_features: int = 0) -> nn.Sequential:
+    """Linear layers of these sizes with ReLU between them, behind `FourierFeatures`: (B, sizes[0]) -> (B, sizes[-1])."""
+    layers: list[nn.Module] = [FourierFeatures(sizes[0], fourier_features)] if fourier_features else []
+    for size_in, size_out in itertools.pairwise([sizes[0] + fourier_features, *sizes[1:]]):
+        layers += [nn.Linear(size_in, size_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def mlp_autoencoder(
+    data_dim: int, latent_dim: int, widths: Sequence[int], decoder_std: float = 0.0, fourier_features: int = 0
+) -> Autoencoder:
+    """Autoencoder of the 2-D protocol: hidden layers of these widths, mirrored in the decoder; points (B, data_dim).
+
+    decoder_std: σ of p(x|z) = N(Dec(z), σ² I). At 0 the decoder gives the mean, as published. Above it draws, with the
+    last data_dim of the n > data_dim latent axes as its noise (`Drawing`), which the encoder leaves at the prior
+    (`LeftAtPrior`).
+    fourier_features: how many sinusoids of their input both halves see beside it.
+    """
+    noise_axes = data_dim if decoder_std else 0
+    features = nn.Sequential(mlp([data_dim, *widths], fourier_features), nn.ReLU())
+    encoder = nn.Sequential(features, GaussianHead(widths[-1], latent_dim - noise_axes))
+    decoder: nn.Module = mlp([latent_dim - noise_axes, *reversed(widths), data_dim], fourier_features)
+    if decoder_std:
+        encoder.append(LeftAtPrior(noise_axes))
+        decoder = Drawing(decoder, decoder_std, noise_axes)
+    return Autoencoder(encoder, decoder, latent_dim)
+
+
+class Drawing(nn.Module):
+    """Draw x = Dec(z) + σ ε of p(x|z) = N(Dec(z), σ² I): (B, n) -> (B, noise_axes), ε the last noise_axes of the n axes."""
+
+    def __init__(self, mean: nn.Module, std: float, noise_axes: int) -> None:
+        super().__init__()
+        self.mean, self.std, self.noise_axes = mean, std, noise_axes
+
+    def forward(self, z: Tensor) -> Tensor:
+        drawn: Tensor = self.mean(z[:, : -self.noise_axes]) + self.std * z[:, -self.noise_axes :]
+        return drawn
+
+
+class LeftAtPrior(nn.Module):
+    """Widen a posterior over n axes by `axes` that are N(0, 1) whatever x is, so that they add nothing to any KL.
+
+    In the AS-Distance they cancel too, but a mean over the axes divides by their number.
+    """
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, q: Gaussian) -> Gaussian:
+        mean, logvar = (nn.functional.pad(part, (0, self.axes)) for part in q)
+        return Gaussian(mean, logvar)
+
+
+def mlp_gan(data_dim: int, latent_dim: int, widths: Sequence[int], fourier_features: int = 0) -> GAN:
+    """WGAN-GP pair of the same size as `mlp_autoencoder`."""
+    critic = nn.Sequential(mlp([data_dim, *widths], fourier_features), nn.ReLU(), Score(widths[-1]))
+    return GAN(critic, mlp([latent_dim, *reversed(widths), data_dim], fourier_features), latent_dim)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a skip connection: (B, C, H, W) -> (B, C', H, W).
+
+    norm: makes the layer behind each convolution from its channels; nn.Identity for none.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, norm: Callable[[int], nn.Module] = BatchNorm2d) -> None:
+        super().__init__()
+        bias = norm is nn.Identity  # BatchNorm has its own
+        self.skip = nn.Conv2d(channels_in, channels_out, 1, bias=False) if channels_in != channels_out else nn.Identity()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=bias),
+            norm(channels_out),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=bias),
+            norm(channels_out),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.leaky_relu(self.skip(x) + self.body(x), 0.2)
+
+
+def conv_autoencoder(image_shape: Sequence[int], latent_dim: int, widths: Sequence[int]) -> Autoencoder:
+    """Residual convolutional autoencoder of the image protocol (Daniel & Tamar 2021), images (B, C, H, H) in [0, 1].
+
+    widths: channels after each halving of the resolution; H must divide by 2 ** len(widths), else ValueError.
+    The decoder's output is not squashed: clamp it to [0, 1] to show or score it.
+    """
+    features = math.prod(smallest_grid(image_shape, widths))
+    encoder = nn.Sequential(*conv_features(image_shape, widths), GaussianHead(features, latent_dim))
+    return Autoencoder(encoder, conv_decoder(image_shape, latent_dim, widths), latent_dim)
+
+
+def conv_gan(image_shape: Sequence[int], latent_dim: int, widths: Sequence[int]) -> GAN:
+    """WGAN-GP pair of the same size as `conv_autoencoder`: its decoder, and its encoder without BatchNorm as the critic.
+
+    BatchNorm would mix the examples of a batch, and the penalty is a slope per example (Gulrajani et al. 2017, Sec. 4).
+    """
+    features = math.prod(smallest_grid(image_shape, widths))
+    layers = conv_features(image_shape, widths, nn.Identity)
+    critic = nn.Sequential(*layers, Score(features))
+    return GAN(critic, conv_decoder(image_shape, latent_dim, widths), latent_dim)
+
+
+def smallest_grid(image_shape: Sequence[int], widths: Sequence[int]) -> tuple[int, int, int]:
+    """Shape (C, H, W) between convolutions and linear layer; ValueError for images that cannot be halved so often."""
+    _, height, width = image_shape
+    if height != width or height % 2 ** len(widths):
+        raise ValueError(f"widths={tuple(widths)} halves the image {len(widths)} times, which {height}x{width} does not allow")
+    return widths[-1], height // 2 ** len(widths), width // 2 ** len(widths)
+
+
+def conv_features(
+    image_shape: Sequence[int], widths: Sequence[int], norm: Callable[[int], nn.Module] = BatchNorm2d
+) -> list[nn.Module]:
+    """Layers from images (B, C, H, H) to features (B, F), F the size of `smallest_grid`. norm: as in `ResidualBlock`."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(image_shape[0], widths[0], 5, padding=2, bias=norm is nn.Identity),
+        norm(widths[0]),
+        nn.LeakyReLU(0.2),
+        nn.AvgPool2d(2),
+    ]
+    for width_in, width_out in itertools.pairwise(widths):
+        layers += [ResidualBlock(width_in, width_out, norm), nn.AvgPool2d(2)]
+    return [*layers, ResidualBlock(widths[-1], widths[-1], norm), nn.Flatten()]
+
+
+def conv_decoder(image_shape: Sequence[int], latent_dim: int, widths: Sequence[int]) -> nn.Sequential:
+    """Module from latents (B, n) to images (B, C, H, H), the mirror of `conv_features`."""
+    grid = smallest_grid(image_shape, widths)
+    layers: list[nn.Module] = [nn.Linear(latent_dim, math.prod(grid)), nn.ReLU(), nn.Unflatten(1, grid)]
+    for width_in, width_out in zip([widths[-1], *reversed(widths)], reversed(widths), strict=False):
+        layers += [ResidualBlock(width_in, width_out), nn.Upsample(scale_factor=2)]
+    last = nn.Conv2d(widths[0], image_shape[0], 5, padding=2)
+    return nn.Sequential(*layers, ResidualBlock(widths[0], widths[0]), last)
