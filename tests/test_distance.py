@@ -148,6 +148,7 @@ def test_no_size_of_tile_changes_the_distance(generator, monkeypatch, kernel, es
     expected = [expected.detach(), *torch.autograd.grad(expected, inputs)]
     for tile in (64 if sum(sizes) > 50 else 1, 1000, 2**20):
         monkeypatch.setitem(TILE, "cpu", tile)
+        monkeypatch.setitem(TILE, "shared", tile)
         for threads in (1, 3):
             with torch_threads(threads):
                 found, again = (value_and_gradients(inputs, kernel, estimator) for _ in range(2))
@@ -181,8 +182,10 @@ def test_memory_does_not_grow_with_pairs_by_axis(monkeypatch, kernel):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_transforms_of_torch_func_commute_with_it(generator, monkeypatch, kernel):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_transforms_of_torch_func_commute_with_it(generator, monkeypatch, kernel, threads):
     monkeypatch.setitem(TILE, "cpu", 100)
+    monkeypatch.setitem(TILE, "shared", 50)
     each = [[t.requires_grad_() for t in clouds(generator, 7, 5, 3)] for _ in range(4)]
     stacked = [torch.stack([t.detach() for t in column]) for column in zip(*each, strict=True)]
     expected = [torch.stack(column) for column in zip(*(value_and_gradients(t, kernel) for t in each), strict=True)]
@@ -197,12 +200,14 @@ def test_transforms_of_torch_func_commute_with_it(generator, monkeypatch, kernel
     leaves = [t.clone().requires_grad_() for t in stacked]
     moved = [t.movedim(0, 1) for t in stacked]
     twice = [t.unflatten(0, (2, 2)) for t in stacked]
-    for found in (
-        [vmap(distance)(*stacked), *vmap(grad(distance, every))(*stacked)],
-        [vmap(distance)(*leaves), *torch.autograd.grad(total(*leaves), leaves)],
-        [vmap(distance, 1)(*moved), *grad(total, every)(*stacked)],
-        [t.flatten(0, 1) for t in (vmap(vmap(distance))(*twice), *vmap(vmap(grad(distance, every)))(*twice))],
-    ):
+    with torch_threads(threads):
+        found_in_each = [
+            [vmap(distance)(*stacked), *vmap(grad(distance, every))(*stacked)],
+            [vmap(distance)(*leaves), *torch.autograd.grad(total(*leaves), leaves)],
+            [vmap(distance, 1)(*moved), *grad(total, every)(*stacked)],
+            [t.flatten(0, 1) for t in (vmap(vmap(distance))(*twice), *vmap(vmap(grad(distance, every)))(*twice))],
+        ]
+    for found in found_in_each:
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-13)
     one_for_all = vmap(distance, (0, 0, None, None))(*stacked[:2], *each[0][2:])
     torch.testing.assert_close(one_for_all[0], expected[0][0])

@@ -9,13 +9,10 @@ from torch import Tensor
 
 from asintrovae.theory.gaussian import full_precision
 from asintrovae.theory.tiled_distance import PairSum, largest_log
+from asintrovae.threads import torch_threads
 
 LOG_2PI = math.log(2 * math.pi)
-
-
 KERNELS = {"mean": ("lebesgue", "mean"), "product": ("lebesgue", "product"), "prior": ("prior", "product")}
-
-
 ESTIMATORS = ("v", "u")
 
 
@@ -91,8 +88,7 @@ def as_distance(
     Returns a scalar, at least float32; finite and differentiable where the kernel is. NaN in gives NaN out. On a CPU raises
     ValueError for variances that are not positive, elsewhere they give NaN. Raises ValueError as the kernel does, and for
     a batch too small for the estimator, RuntimeError for a second derivative.
-    Pairs are taken in tiles (`tiled_distance`), so that memory does not grow with B, beside copies
-    of the inputs.
+    Pairs are taken in tiles (`tiled_distance`), so that beside some copies of the inputs memory does not grow with B.
     """
     _check_batches(r=(mu_r, var_r), g=(mu_g, var_g))
     _check_choice("kernel", kernel, tuple(KERNELS))
@@ -101,10 +97,11 @@ def as_distance(
     if estimator == "u" and min(counts) < 2:
         raise ValueError(f"mu_{'rg'[counts.index(1)]} holds 1 example: estimator='u' needs at least 2; use estimator='v'")
     dtype = reduce(torch.promote_types, (t.dtype for t in (mu_r, var_r, mu_g, var_g)), torch.float32)
-    mean, var = torch.cat((mu_r, mu_g)).to(dtype), torch.cat((var_r, var_g)).to(dtype)  # (N + M, n)
     log_scale = None
-    if kernel == "prior":
-        mean, var, log_scale = _with_half_the_prior(mean, var)
+    with torch_threads(1):  # shared, such small work would leave other threads waiting at full speed
+        mean, var = torch.cat((mu_r, mu_g)).to(dtype), torch.cat((var_r, var_g)).to(dtype)
+        if kernel == "prior":
+            mean, var, log_scale = _with_half_the_prior(mean, var)
     return PairSum.at_this_level(mean, var, log_scale, KERNELS[kernel][1], counts, estimator)[0]
 
 

@@ -5,9 +5,9 @@ moving them. A tile stays in the cache. It is one tile for small batches, and ma
 
 On a CPU one thread computes a tile, and threads share the tiles. If all threads shared each
 operation of a tile, they would wait for each other fifteen times a tile, and on a busy machine
-each time for the slowest. Measured with two threads on two processors that several programs used,
-as medians for B = 8 to 256 and n = 2 to 256: sharing tiles takes 0.01 to 0.12 of the time of
-sharing operations. With one thread both are the same.
+each time for the slowest. Measured on two processors as the time with two threads over that with
+one, for B = 32 to 1024 and n = 2 to 256: shared tiles take 0.5 to 1.2, beside other programs 0.35
+to 1.25; shared operations 0.5 to 1.7 and 2 to 24.
 """
 
 import functools
@@ -24,23 +24,15 @@ from torch import Tensor
 from asintrovae.threads import torch_threads
 
 T = TypeVar("T")
-
-
 Sums = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
 Strip = tuple[int, int, int]
 
-
 LN_2 = math.log(2)
-
-
-TILE = {"cpu": 2**17, "cuda": 2**22}
-"""Numbers, pairs times axes, in each of the four arrays of a tile."""
-
-
-STRIPS_PER_THREAD = 4
-"""Strips of tiles from which on a thread is worth its start, which takes as long as a tile does."""
+TILE = {"cpu": 2**17, "shared": 2**19, "cuda": 2**22}
+"""Numbers, pairs times axes, in each of the four arrays of a tile; "shared" where threads take turns
+at Python's lock between operations, so that longer ones are faster although they leave the cache."""
+TILES_PER_THREAD = 4
+"""Tiles from which on another thread is faster than none."""
 
 
 class PairSum(torch.autograd.Function):
@@ -78,23 +70,24 @@ class PairSum(torch.autograd.Function):
         keep: bool,
     ) -> tuple[Tensor, ...]:
         """(*, N + M, n), (*, N + M, n), (*, N + M) -> D, (*,), and if `keep` its gradients."""
-        refuse_no_variance(var, counts[0])
-        *outer, count, n = mean.shape
-        # Powers of 2 cost a third of those of e. With 2 ln2 λ in the place of λ, N(δ; 0, λ) = sqrt(ln2 / π) λ^(-1/2) 2^(-δ² / λ).
-        z = torch.stack((mean, 2 * LN_2 * var)).reshape(2, -1, count, n).mT.contiguous()  # (2, L, n, N + M)
-        log_2 = None if log_scale is None else (log_scale / LN_2).reshape(-1, count)
-        constant = 0.5 * n * math.log2(LN_2 / math.pi) if reduction == "product" else None
         with torch_threads(1) as available:
+            refuse_no_variance(var, counts[0])
+            *outer, count, n = mean.shape
+            # Powers of 2 cost a third of those of e. With 2 ln2 λ in the place of λ,
+            # N(δ; 0, λ) = sqrt(ln2 / π) λ^(-1/2) 2^(-δ² / λ).
+            z = torch.stack((mean, 2 * LN_2 * var)).reshape(2, -1, count, n).mT.contiguous()  # (2, L, n, N + M)
+            log_2 = None if log_scale is None else (log_scale / LN_2).reshape(-1, count)
+            constant = 0.5 * n * math.log2(LN_2 / math.pi) if reduction == "product" else None
             threads = 1 if z.is_cuda else available
             value, d_rows, d_columns, d_scale = sum_over_pairs(z, log_2, constant, counts, estimator, keep, threads)
-        factor = math.sqrt(2 * LN_2) / n if constant is None else 1.0
-        found = [(value * factor).reshape(outer)]
-        if keep:
-            slopes = (d_columns[0] - d_rows[0]) * (2 * LN_2 * factor), (d_columns[1] + d_rows[1]) * (-LN_2 * factor)
-            found += [slope.mT.reshape(mean.shape) for slope in slopes]
-        if keep and log_2 is not None:
-            found.append(d_scale.reshape(*outer, count))
-        return tuple(found)
+            factor = math.sqrt(2 * LN_2) / n if constant is None else 1.0
+            found = [(value * factor).reshape(outer)]
+            if keep:
+                slopes = (d_columns[0] - d_rows[0]) * (2 * LN_2 * factor), (d_columns[1] + d_rows[1]) * (-LN_2 * factor)
+                found += [slope.mT.reshape(mean.shape) for slope in slopes]
+            if keep and log_2 is not None:
+                found.append(d_scale.reshape(*outer, count))
+            return tuple(found)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -109,7 +102,9 @@ class PairSum(torch.autograd.Function):
             raise RuntimeError("as_distance is differentiable once; for more build D from expected_likelihood_kernel")
         if gradient is None:
             return (None,) * 7
-        parts = (gradient.view(*gradient.shape, *[1] * (kept.dim() - gradient.dim())) * kept for kept in ctx.saved_tensors)
+        with torch_threads(1):
+            axes = [[1] * (kept.dim() - gradient.dim()) for kept in ctx.saved_tensors]
+            parts = [gradient.view(*gradient.shape, *ones) * kept for ones, kept in zip(axes, ctx.saved_tensors, strict=True)]
         return (*parts, *[None] * 5)[:7]
 
     @staticmethod
@@ -146,7 +141,8 @@ def sum_over_pairs(
     Returns (L,), sums over the rows and over the columns of a pair's derivatives, (2, L, n, S), and over both, (L, S).
     """
     _, sets, n, count = z.shape
-    pairs = max(1, TILE["cuda" if z.is_cuda else "cpu"] // n)
+    threads = max(1, min(threads, sets * n * count**2 // (2 * TILES_PER_THREAD * TILE["shared"])))
+    pairs = max(1, TILE["cuda" if z.is_cuda else "shared" if threads > 1 else "cpu"] // n)
     together = max(1, pairs // count**2)
     places = list(strips(count, pairs))
     over = functools.partial(over_strips, constant=constant, counts=counts, estimator=estimator, keep=keep)
@@ -156,7 +152,7 @@ def sum_over_pairs(
         found = in_threads(lambda group: over(*group, places=places), groups, threads)
         value, d_rows, d_columns, d_scale = map(torch.cat, zip(*found, strict=True), (0, 1, 1, 0))
         return value, d_rows, d_columns, d_scale
-    shares = max(1, min(threads, len(places) // STRIPS_PER_THREAD))
+    shares = min(threads, len(places))
     dealt = [places[first::shares] for first in range(shares)]
     found = in_threads(lambda share: over(z, log_2, places=share), dealt, threads)
     value, d_rows, d_columns, d_scale = (sum(parts[1:], parts[0]) for parts in zip(*found, strict=True))
