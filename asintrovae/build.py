@@ -64,8 +64,8 @@ def build_data(config: RunConfig) -> ToyData | ImageData:
     config.strict_images.
     """
     device = config.torch_device()
-    refuse_file(config.run_dir)
-    refuse_giant(config)
+    check_file(config.run_dir)
+    check_giant(config)
     if config.dataset in DENSITIES:
         return ToyData(toy_density(config.dataset), config.batch_size, config.seed, device)
     return load_images(config, device)
@@ -77,7 +77,7 @@ def build_model(config: RunConfig, shape: tuple[int, ...]) -> Autoencoder | GAN:
     Raises ValueError for widths that do not fit the shape, ParameterError where the weights alone exceed the memory.
     """
     device = config.torch_device()
-    refuse_too_large({sizes(config): weights(config, shape)}, device)
+    check_too_large({sizes(config): weights(config, shape)}, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_for(config.seed, "init").initial_seed())
         return new_model(config, shape).to(device)
@@ -120,7 +120,7 @@ def threads_for(config: RunConfig, batch_size: int | None = None) -> int:
     return max(1, min(present, processors() // config.devices))
 
 
-def refuse_file(run_dir: str) -> None:
+def check_file(run_dir: str) -> None:
     """Raise ParameterError where a file stands in the place of run_dir or of a folder above it."""
     for path in (Path(run_dir), *Path(run_dir).parents):
         if path.exists():
@@ -129,7 +129,7 @@ def refuse_file(run_dir: str) -> None:
             return
 
 
-def refuse_giant(config: RunConfig) -> None:
+def check_giant(config: RunConfig) -> None:
     """Raise ParameterError for a run that certainly needs more memory than there is, before any of it is asked for.
 
     Counted are the weights with their gradients and Adam's moments, one batch with its noise and first activations, the
@@ -145,10 +145,10 @@ def refuse_giant(config: RunConfig) -> None:
         f"batch_size={config.batch_size}{resolution(config)}": processes * (share * example + gram),
         f"devices={config.devices}": 50_000_000 * processes,
     }
-    refuse_too_large(needs, device)
+    check_too_large(needs, device)
 
 
-def refuse_too_large(needs: dict[str, int], device: torch.device) -> None:
+def check_too_large(needs: dict[str, int], device: torch.device) -> None:
     """Raise ParameterError, naming the largest, where parts of a run need more than the device holds. needs: part -> floats."""
     needed, available = 4 * sum(needs.values()), memory(device)
     if needed > available:

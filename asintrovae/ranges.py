@@ -10,7 +10,7 @@ OUTSIDE = 0.2
 WAYS_OUT = "divide 0..255 by 255, and map -1..1 by (x + 1) / 2"
 
 
-def refuse_other_range(name: str, images: Tensor, generated: bool = False) -> None:
+def check_other_range(name: str, images: Tensor, generated: bool = False) -> None:
     """Raise ValueError for images that are not floats in [0, 1]; values that are not finite pass.
 
     name: of the argument. images: of any shape. generated: from a decoder, or with noise, so that

@@ -22,7 +22,7 @@ from asintrovae import (
     load_run,
     train,
 )
-from asintrovae.running.train import naming_memory
+from asintrovae.running.train import explain_out_of_memory
 
 from conftest import build, tiny_config  # isort: skip
 
@@ -139,7 +139,7 @@ def a_giant(monkeypatch):
 
 
 def a_full_gpu():
-    with naming_memory(RunConfig(batch_size=512)):
+    with explain_out_of_memory(RunConfig(batch_size=512)):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
 

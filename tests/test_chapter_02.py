@@ -28,7 +28,7 @@ def test_the_hinge_on_reconstructions_needs_its_stop_gradient():
     model = mlp_autoencoder(2, 2, (8,)).double()
     x = torch.randn(16, 2, generator=generator_for(0, "data")).double()
     noise = Noise(*(t.double() for t in Noise.draw(16, 2, generator_for(0, "noise"))))
-    held = model.decode(model.encode(x).sample(noise.posterior)).detach(), model.decode(noise.prior).detach()
+    held = model.decode(model.encode(x).sample(noise.eps)).detach(), model.decode(noise.z).detach()
     bias = model.encoder[1].linear.bias
 
     def slope(loss):
@@ -44,7 +44,7 @@ def test_the_hinge_on_reconstructions_needs_its_stop_gradient():
         return sum((5 - model.encode(x_s).kl()).clamp(min=0) for x_s in held).mean()
 
     def fakes_move():
-        x_r = model.decode(model.encode(x).sample(noise.posterior))
+        x_r = model.decode(model.encode(x).sample(noise.eps))
         return sum((5 - model.encode(x_s).kl()).clamp(min=0) for x_s in (x_r, held[1])).mean()
 
     loss, _ = IntroVAE(0.0, 0.0, 1.0, margin=5.0).encoder_loss(model, x, noise, 0.0)

@@ -79,12 +79,12 @@ def test_the_push_is_the_weight_times_the_slope():
     model, noise, alpha, kappa = mlp_autoencoder(2, 2, (8,)).double(), double_noise(16), 2.0, 0.5
     x, betas = torch.randn(16, 2, generator=generator_for(0, "data")).double(), (0.2, 0.3, 0.9)
     with torch.no_grad():
-        fakes = model.decode(model.encode(x).sample(noise.posterior)), model.decode(noise.prior)
+        fakes = model.decode(model.encode(x).sample(noise.eps)), model.decode(noise.z)
     bias = model.encoder[1].linear.bias
 
     def parts():
         found = []
-        for x_s, eps in zip(fakes, (noise.reconstructed, noise.generated), strict=True):
+        for x_s, eps in zip(fakes, (noise.eps_r, noise.eps_g), strict=True):
             q = model.encode(x_s)
             found += [reconstruction_error(x_s, model.decode(q.sample(eps))), q.kl()]
         return torch.stack(found)
@@ -178,7 +178,7 @@ def test_a_decoder_that_gets_detached_fakes_is_that_of_a_vae():
             return model.encode(images.detach())
 
     loss, _ = SoftIntroVAE(0.2, 0.2, 1.0).decoder_loss(Deaf(), x, noise, 0.0)
-    rec = 0.5 * 0.2 * reconstruction_error(x, model.decode(model.encode(x).sample(noise.posterior).detach())).mean()
+    rec = 0.5 * 0.2 * reconstruction_error(x, model.decode(model.encode(x).sample(noise.eps).detach())).mean()
     weights = list(model.decoder.parameters())
     for a, b in zip(torch.autograd.grad(loss, weights), torch.autograd.grad(rec, weights), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)

@@ -82,8 +82,8 @@ def test_the_loop_counts_the_warm_up(tmp_path):
 
 def test_pairings_are_different_games(setting):
     model, x, noise = setting
-    x_r = model.decode(model.encode(x).sample(noise.posterior)).detach().requires_grad_()
-    x_g = model.decode(noise.prior).detach().requires_grad_()
+    x_r = model.decode(model.encode(x).sample(noise.eps)).detach().requires_grad_()
+    x_g = model.decode(noise.z).detach().requires_grad_()
     felt, constant = {}, {}
     for pairing in ("reconstructed", "real"):
         objective = ASIntroVAE(pairing=pairing)

@@ -27,7 +27,7 @@ def test_slope_that_the_penalty_leaves(generator, weight):
 
     def loss(w):
         layer.weight.data[:] = torch.from_numpy(w)
-        return WGANGP(weight).critic_loss(model, noise.prior + shift, noise, 0.0)[0].item()
+        return WGANGP(weight).critic_loss(model, noise.z + shift, noise, 0.0)[0].item()
 
     best = optimize.minimize(loss, [1.0, 0.5], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12})
     expected = (1 + 1.5 / (2 * weight)) * shift / 1.5

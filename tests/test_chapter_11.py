@@ -187,7 +187,7 @@ def iteration(name, shape, n, widths, B, device):
         x, noise = torch.rand(B, *shape), Noise(*torch.randn(4, B, n), torch.rand(B))
     judge = model.critic if name == "wgan_gp" else model.encode
     passes = []
-    for half, given in ((judge, x), (model.decode, noise.prior)):
+    for half, given in ((judge, x), (model.decode, noise.z)):
         with Operations() as operations, torch.no_grad():
             half(given)
         passes.append(operations.count)

@@ -166,9 +166,9 @@ def parts(model, x, noise):
         kl = torch.stack([0.5 * (mean[b] ** 2 + logvar[b].exp() - 1 - logvar[b]).sum() for b in range(B)])
         return rec, kl, mean, logvar.exp(), model.decode(z)
 
-    rec, kl, mu, var, x_r = one(x, noise.posterior)
-    x_g = model.decode(noise.prior)
-    return (rec, kl, mu, var), one(x_r, noise.reconstructed)[:4], one(x_g, noise.generated)[:4]
+    rec, kl, mu, var, x_r = one(x, noise.eps)
+    x_g = model.decode(noise.z)
+    return (rec, kl, mu, var), one(x_r, noise.eps_r)[:4], one(x_g, noise.eps_g)[:4]
 
 
 @equation("eq-vae-loss")
@@ -247,7 +247,7 @@ def test_wgan_gp_losses(generator):
     model = mlp_gan(2, N, (8,)).double()
     x = torch.randn(B, 2, generator=generator).double()
     noise = Noise(*(t.double() for t in Noise.draw(B, N, generator)))
-    x_g = model.decode(noise.prior)
+    x_g = model.decode(noise.z)
     penalty = 0.0
     for b in range(B):
         x_hat = (noise.mix[b] * x[b] + (1 - noise.mix[b]) * x_g[b]).detach().requires_grad_()

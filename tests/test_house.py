@@ -8,6 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from asintrovae.running.provenance import meaning
+
 PACKAGE = ROOT / "asintrovae"
 FLOORS = (
     {"config", "files", "randomness", "collectives", "threads", "ranges"},
@@ -75,3 +77,30 @@ def test_theory_loads_torch_and_nothing_of_files_parameters_or_locks():
     assert not {"pydantic", "filelock", "safetensors", "torchvision", "matplotlib"} & set(loaded)
     ours = {name for name in loaded if name.startswith("asintrovae.")}
     assert {room(name.removeprefix("asintrovae.")) for name in ours} <= {"theory", "collectives", "randomness", "threads"}
+
+
+TEXT = """A = 1
+\"\"\"A constant.\"\"\"
+
+def f(x: int) -> int:
+    return x + A
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        (TEXT.replace("A constant", "One"), True),
+        (TEXT.replace("    return", '    """Return."""\n    return'), True),
+        (TEXT.replace("x + A", "(\n        x\n        + A  # as in Eq. 1\n    )"), True),
+        (TEXT.replace("A = 1", "A = 2"), False),
+        (TEXT.replace("A = 1", "A = 1.0"), False),
+        (TEXT.replace("x + A", "x - A"), False),
+        (TEXT.replace("return x + A", "x + A"), False),
+        (TEXT.replace("return x + A", "return None"), False),
+    ],
+)
+def test_the_hash_of_the_code_sees_what_computes_and_no_text(tmp_path, text, same):
+    for name, content in (("a.py", TEXT), ("b.py", text)):
+        (tmp_path / name).write_text(content)
+    assert (meaning(tmp_path / "a.py") == meaning(tmp_path / "b.py")) == same

@@ -172,7 +172,7 @@ def test_processes_ask_each_other_whether_to_stop_every_tenth_iteration(tmp_path
     loop, asked, saved = Loop(model, objective, data, config), [], []
 
     def iterate(i):
-        loop.interruption.signal = 15 * (i >= 3)
+        loop.interruption.stop_signal = 15 * (i >= 3)
         return {"loss": torch.zeros(())}
 
     monkeypatch.setattr("asintrovae.running.loop.world", lambda: (0, count))

@@ -186,7 +186,7 @@ def equations(name, model, x, noise):
     """Losses of the phases of an entry."""
     p, form = ENTRIES[name]["parameters"], ENTRIES[name]["form"]
     if form == "wgan_gp":
-        x_g, mix = model.decode(noise.prior), noise.mix[:, None]
+        x_g, mix = model.decode(noise.z), noise.mix[:, None]
         between = (mix * x + (1 - mix) * x_g).detach().requires_grad_()
         scores = model.critic(between).sum()
         (slope,) = torch.autograd.grad(scores, between, create_graph=True)
@@ -194,7 +194,7 @@ def equations(name, model, x, noise):
         wasserstein = (model.critic(x) - model.critic(x_g)).mean()
         return [penalty - wasserstein, -model.critic(x_g).mean()]
     q = model.encode(x)
-    z, x_g = sampled(q, noise.posterior), model.decode(noise.prior)
+    z, x_g = sampled(q, noise.eps), model.decode(noise.z)
     x_r = model.decode(z)
     if form == "vae":
         return [(p["beta_rec"] * error(x, x_r) + p["beta_kl"] * kl(q)).mean()]
@@ -215,13 +215,13 @@ def equations(name, model, x, noise):
         kl_r, kl_g = c * kl_r + (1 - c) * D, c * kl_g + (1 - c) * D
         D = distance_terms(tanh(q_r), tanh(q_g)).mean()
         fake = c * (kl(tanh(q_r)) + kl(tanh(q_g))).mean() + (1 - c) * D
-    again_r = error(x_r, model.decode(sampled(as_data_r, noise.reconstructed)))
-    again_g = error(x_g, model.decode(sampled(as_data_g, noise.generated)))
+    again_r = error(x_r, model.decode(sampled(as_data_r, noise.eps_r)))
+    again_g = error(x_g, model.decode(sampled(as_data_g, noise.eps_g)))
     pushed_r = torch.exp(-2 * kappa * (p["beta_rec"] * again_r + p["beta_neg"] * kl_r))
     pushed_g = torch.exp(-2 * kappa * (p["beta_rec"] * again_g + p["beta_neg"] * kl_g))
     real = kappa * (p["beta_rec"] * error(x, x_r) + p["beta_kl"] * kl(q)).mean()
-    again_r = error(held.detach(), model.decode(sampled(q_r, noise.reconstructed).detach()))
-    again_g = error(x_g.detach(), model.decode(sampled(q_g, noise.generated).detach()))
+    again_r = error(held.detach(), model.decode(sampled(q_r, noise.eps_r).detach()))
+    again_g = error(x_g.detach(), model.decode(sampled(q_g, noise.eps_g).detach()))
     of_fakes = 0.5 * p["gamma_r"] * p["beta_rec"] * (again_r + again_g).mean()
     decoder = p["beta_rec"] * error(x, held).mean() + 0.5 * p["beta_kl"] * fake + of_fakes
     return [real + 0.25 * (pushed_r + pushed_g).mean(), kappa * decoder]
@@ -262,11 +262,11 @@ def test_latents_kept_between_the_phases_are_far_from_a_new_draw(name):
     """
     model, x, noise = recipe(PARITY["cases"][ENTRIES[name]["case"]])
     objective = objective_of(name)
-    z = model.encode(x).sample(noise.posterior).detach()
+    z = model.encode(x).sample(noise.eps).detach()
     after_a_step(model, objective, x, noise)
     same = decoder_gradient(objective, model, x, noise)
     q = model.encode(x)
-    kept = noise._replace(posterior=((z - q.mean) / q.var.sqrt()).detach())
+    kept = noise._replace(eps=((z - q.mean) / q.var.sqrt()).detach())
     anew = Noise(*(part.flip(0) for part in noise))
     others = [decoder_gradient(objective, model, x, other) for other in (kept, anew)]
     of_kept, of_new = ((other - same).norm() / same.norm() for other in others)

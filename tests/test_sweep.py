@@ -24,7 +24,7 @@ from filelock import FileLock
 from asintrovae import ParameterError, RunConfig, load_run, save_record, train
 from asintrovae.config import PathName
 from asintrovae.running.checkpoint import load_checkpoint, save_checkpoint
-from asintrovae.running.result import Divergence, TrainingResult
+from asintrovae.running.result import NonFinite, TrainingResult
 from asintrovae.sweeps import cluster, grid, table
 from asintrovae.sweeps import command as sweep
 from asintrovae.sweeps import point as point_module
@@ -220,10 +220,10 @@ def test_a_run_begun_before_a_parameter_existed_is_no_other(tmp_path, what):
         checkpoint = load_checkpoint(first.run_dir)
         del checkpoint.meta["config"]["kl_annealing"]
         save_checkpoint(first.run_dir, checkpoint)
-    assert table.state(first) == {"record": "finished", "checkpoint": "interrupted at iteration 60 of 60"}[what]
+    assert table.status_of(first) == {"record": "finished", "checkpoint": "interrupted at iteration 60 of 60"}[what]
     other = points_of(grid_file(tmp_path, fixed={**SMALL, "kl_annealing": 0.5}))[0]
     with pytest.raises(ParameterError, match=r"holds another run \(kl_annealing 0.0 there, 0.5 here\)"):
-        table.state(other)
+        table.status_of(other)
 
 
 def test_without_axes_the_seeds_are_the_grid(tmp_path):
@@ -311,7 +311,7 @@ def test_dry_run_tells_the_state_of_every_point_without_dask(tmp_path, capsys, m
     path = grid_file(tmp_path)
     finished, diverged, interrupted, *_ = points_of(path)
     record(finished)
-    record(diverged, Divergence(12, "joint.kl"))
+    record(diverged, NonFinite(12, "joint.kl"))
     config = interrupted.config.model_copy(update={"run_dir": str(interrupted.run_dir)})
     data, model, objective = build(config)
     train(model, objective, data, config)
@@ -341,13 +341,13 @@ def test_a_damaged_record_is_named_run_again_and_kept(tmp_path, capsys, content)
     record(finished)
     (damaged.run_dir / "record.json").write_bytes(content)
     said = rf"^damaged \({damaged.run_dir}/record\.json cannot be read \([^\n]+\); put back a copy, or start the run again"
-    assert re.match(said, table.state(damaged))
+    assert re.match(said, table.status_of(damaged))
     assert sweep.main([str(path), "--table"]) == 0
     assert "1 rows" in capsys.readouterr().out
     assert sweep.main([str(path), "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 points: 1 damaged, 1 finished"
     assert sweep.main([str(path), "--ensemble"]) == 0
-    assert [table.state(point) for point in (damaged, finished)] == ["finished", "finished"]
+    assert [table.status_of(point) for point in (damaged, finished)] == ["finished", "finished"]
     assert (damaged.run_dir / "record.damaged.json").read_bytes() == content
 
 
@@ -357,7 +357,7 @@ def test_damaged_checkpoints_of_one_point_stop_no_other(tmp_path, capsys):
     record(finished)
     damaged.run_dir.mkdir()
     (damaged.run_dir / "checkpoint.safetensors").write_bytes(b"")
-    assert re.match(r"damaged \(run_dir='[^\n]+' holds no whole checkpoint", table.state(damaged))
+    assert re.match(r"damaged \(run_dir='[^\n]+' holds no whole checkpoint", table.status_of(damaged))
     assert sweep.main([str(path), "--table"]) == 0
     assert "1 rows" in capsys.readouterr().out
 
@@ -392,7 +392,7 @@ def test_a_run_with_other_parameters_is_refused_before_anything_starts(tmp_path,
         config = first.config.model_copy(update={"run_dir": str(first.run_dir)})
         data, model, objective = build(config)
         train(model, objective, data, config)
-    assert table.state(points_of(grid_file(tmp_path, fixed={**SMALL, "log_every": 3}))[0]) != "waiting"
+    assert table.status_of(points_of(grid_file(tmp_path, fixed={**SMALL, "log_every": 3}))[0]) != "waiting"
     for changes, difference in (({"widths": [9]}, "widths [8] there, [9] here"), ({"alpha": 3.0}, "alpha 2.0 there, 3.0 here")):
         path = grid_file(tmp_path, fixed={**SMALL, **changes})
         assert sweep.main([str(path)]) == 2
@@ -401,9 +401,9 @@ def test_a_run_with_other_parameters_is_refused_before_anything_starts(tmp_path,
     other = points_of(grid_file(tmp_path, fixed={**SMALL, "evaluation_samples": 200}))[0]
     if what == "record":
         with pytest.raises(ParameterError, match="evaluation_samples 100 there, 200 here"):
-            table.state(other)
+            table.status_of(other)
     else:  # nothing is evaluated yet
-        assert table.state(other).startswith("interrupted")
+        assert table.status_of(other).startswith("interrupted")
 
 
 def test_grids_are_taken_one_after_the_other_each_with_a_run_dir_of_its_own(tmp_path, capsys):
@@ -425,7 +425,7 @@ def test_the_table_has_a_row_for_every_finished_or_diverged_point(tmp_path, caps
     assert capsys.readouterr().out == "no table: no point is finished\n"
     points = points_of(path)
     record(points[0], psnr=31.5)
-    record(points[3], Divergence(12, "joint.kl"), psnr=float("nan"))
+    record(points[3], NonFinite(12, "joint.kl"), psnr=float("nan"))
     assert sweep.main([str(path), "--table"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'runs' / 'table.csv'}: 2 rows\n"
     first, last = read_table(tmp_path / "runs")
@@ -488,7 +488,7 @@ def test_a_record_made_before_a_parameter_existed_has_its_default(tmp_path):
     path = point.run_dir / "record.json"
     path.write_text(path.read_text().replace('"squash": false,\n', ""))
     assert '"squash"' not in path.read_text()
-    assert table.state(point) == "finished"
+    assert table.status_of(point) == "finished"
 
 
 def test_the_laptop_sweep_is_the_toy_tables_with_their_weights(capsys, tmp_path):

@@ -20,7 +20,7 @@ from asintrovae.config import with_defaults
 from asintrovae.files import embedded
 from asintrovae.running.checkpoint import load_checkpoint, save_checkpoint
 from asintrovae.running.loop import Loop, build_optimizers
-from asintrovae.running.provenance import described, refuse_another_run
+from asintrovae.running.provenance import check_another_run, described
 from asintrovae.running.records import load_records, load_samples
 from asintrovae.theory.batchnorm import precise_batchnorm
 from asintrovae.theory.networks import mlp_autoencoder
@@ -211,11 +211,11 @@ def test_recorded_runs_go_on_under_objectives_with_more_fields_than_they_had():
         checkpoint = load_checkpoint(folder)
         config = RunConfig(**with_defaults(checkpoint.meta["config"]))
         objective = build_objective(config)
-        refuse_another_run(config, objective, checkpoint)
+        check_another_run(config, objective, checkpoint)
         if config.model in ("soft_intro", "as_intro"):
             for changes in ({"detach_fakes": False}, {"alpha": 3.0}):
                 with pytest.raises(ParameterError, match="holds another run"):
-                    refuse_another_run(config, dataclasses.replace(objective, **changes), checkpoint)
+                    check_another_run(config, dataclasses.replace(objective, **changes), checkpoint)
 
 
 def test_other_code_than_the_run_was_begun_with_is_said(tmp_path, monkeypatch):

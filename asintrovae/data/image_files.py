@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from asintrovae.files import write_atomically
-from asintrovae.ranges import refuse_other_range
+from asintrovae.ranges import check_other_range
 from asintrovae.threads import processors
 
 Fit = Literal["crop", "squeeze"]
@@ -93,7 +93,7 @@ def write_row(path: Path, images: Tensor) -> None:
 
     Values outside are clamped. Raises ValueError for images that are evidently in another range.
     """
-    refuse_other_range("images", images, generated=True)
+    check_other_range("images", images, generated=True)
     pixels = (images.detach().cpu().clamp(0, 1) * 255).round().byte()
     row = torch.cat(list(pixels), dim=-1).permute(1, 2, 0)
     file = io.BytesIO()

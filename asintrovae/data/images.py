@@ -273,11 +273,11 @@ def load_images(config: RunConfig, device: torch.device) -> ImageData:
         data = MemoryImages(images, test_images, epochs(count), device, len(problems_of_all))
     data.fingerprint = identify(count)
     if config.feature_network is not None:
-        refuse_too_few(config, len(data.evaluation(LEAST_SCORED)))
+        check_too_few(config, len(data.evaluation(LEAST_SCORED)))
     return data
 
 
-def refuse_too_few(config: RunConfig, found: int) -> None:
+def check_too_few(config: RunConfig, found: int) -> None:
     """Raise ParameterError where the test images found are too few for config.feature_network."""
     if found < LEAST_SCORED:
         given = f"feature_network={config.feature_network!r}"

@@ -158,7 +158,7 @@ def find_images(name: str, data_dir: str | None = None, download: bool = False) 
             if (splits := open_whole(name, root, download)) is not None:
                 return splits
         for root in roots:
-            refuse_too_deep(name, root)
+            check_too_deep(name, root)
         if download:
             return fetched(name, roots[0])
     except ModuleNotFoundError as error:
@@ -186,7 +186,7 @@ def open_whole(name: str, root: Path, download: bool) -> tuple[Split, Split] | N
         return None
 
 
-def refuse_too_deep(name: str, root: Path) -> None:
+def check_too_deep(name: str, root: Path) -> None:
     """Raise FileNotFoundError where `root` is the folder of the data set itself, or within it."""
     place, given = Path(SOURCES[name][0]), Path(os.path.abspath(root))
     for right in given.parents[: len(place.parts)]:

@@ -25,7 +25,7 @@ from asintrovae.evaluation.measures import (
     ssim,
 )
 from asintrovae.randomness import generator_for
-from asintrovae.ranges import clamped, refuse_other_range
+from asintrovae.ranges import check_other_range, clamped
 from asintrovae.theory.batchnorm import evaluating
 from asintrovae.theory.gaussian import Gaussian
 from asintrovae.theory.networks import GAN, Autoencoder
@@ -57,7 +57,7 @@ def reconstruct(model: Autoencoder, x: Tensor) -> tuple[Tensor, Gaussian]:
     Raises ValueError for images in another range.
     """
     if x.dim() == 4:
-        refuse_other_range("x", x, generated=True)
+        check_other_range("x", x, generated=True)
     with evaluating(model):
         posteriors = [model.encode(part) for part in torch.split(x, TOGETHER)]
         images = torch.cat([model.decode(q.mean) for q in posteriors])

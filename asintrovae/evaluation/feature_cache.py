@@ -15,7 +15,7 @@ from tqdm import tqdm  # text: a widget would be there even where the bar never 
 
 from asintrovae.evaluation.features import RESIZE, FeatureNetwork, to_bytes
 from asintrovae.files import write_atomically
-from asintrovae.ranges import refuse_other_range
+from asintrovae.ranges import check_other_range
 
 PART = 500
 """Real images whose features are kept in one file; an interruption costs at most so many."""
@@ -43,7 +43,7 @@ def real_features(network: FeatureNetwork, images: Tensor, dataset: str, split: 
     Raises ValueError for floats outside [0, 1].
     """
     if images.dtype != torch.uint8:
-        refuse_other_range("images", images)
+        check_other_range("images", images)
     if network.name != "inception":  # takes seconds
         return network(images)
     parts = tqdm(torch.split(images, PART), desc=f"{dataset}, {split}", unit=f"{PART} images", delay=5, leave=False)

@@ -13,7 +13,7 @@ from tqdm import tqdm  # text: a widget would be there even where the bar never 
 
 from asintrovae.config import RunConfig
 from asintrovae.files import embedded
-from asintrovae.ranges import refuse_other_range
+from asintrovae.ranges import check_other_range
 
 CHUNK = 32
 """Images that go through a feature network together."""
@@ -57,7 +57,7 @@ class FeatureNetwork:
             wanted = " or ".join(map(str, sorted({1, self.channels})))
             raise ValueError(f"{self.name} takes images of shape (B, {wanted}, H, W), got shape {tuple(images.shape)}")
         if images.dtype != torch.uint8:
-            refuse_other_range("images", images, generated=True)
+            check_other_range("images", images, generated=True)
         parts = tqdm(torch.split(images, CHUNK), desc=self.name, unit="chunk", delay=5, leave=False)
         return torch.cat([self._features(part.to(self.device)) for part in parts])
 

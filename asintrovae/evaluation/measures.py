@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from asintrovae.ranges import refuse_other_range
+from asintrovae.ranges import check_other_range
 from asintrovae.theory.gaussian import Gaussian
 
 
@@ -114,22 +114,22 @@ def _share_covered(points: Tensor, members: Tensor, k: int) -> float:
     return float(covered.double().mean())
 
 
-def refuse_unlike(x: Tensor, x_hat: Tensor) -> None:
+def check_unlike(x: Tensor, x_hat: Tensor) -> None:
     """Raise ValueError for shapes that differ, and for images (B, C, H, W) in another range."""
     if x.shape != x_hat.shape:
         shapes = f"x has shape {tuple(x.shape)}, x_hat {tuple(x_hat.shape)}"
         raise ValueError(f"{shapes}; give one reconstruction for each image")
     if x.dim() == 4:
-        refuse_other_range("x", x)
-        refuse_other_range("x_hat", x_hat, generated=True)
+        check_other_range("x", x)
+        check_other_range("x_hat", x_hat, generated=True)
 
 
 def mse(x: Tensor, x_hat: Tensor) -> Tensor:
     """Return the mean squared error over all values, a scalar.
 
-    x, x_hat: images (B, C, H, W) in [0, 1] or points (B, 2). Raises ValueError as `refuse_unlike`.
+    x, x_hat: images (B, C, H, W) in [0, 1] or points (B, 2). Raises ValueError as `check_unlike`.
     """
-    refuse_unlike(x, x_hat)
+    check_unlike(x, x_hat)
     return (x - x_hat).square().mean()
 
 
@@ -137,9 +137,9 @@ def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio in dB, per image, then averaged.
 
     It is infinite where they are equal.
-    x, x_hat: images (B, C, H, W) in [0, 1]. Raises ValueError as `refuse_unlike`.
+    x, x_hat: images (B, C, H, W) in [0, 1]. Raises ValueError as `check_unlike`.
     """
-    refuse_unlike(x, x_hat)
+    check_unlike(x, x_hat)
     from asintrovae.data._torchvision import torchvision  # noqa: F401 (torchmetrics imports it, so it must be repaired first)
 
     from torchmetrics.functional.image import peak_signal_noise_ratio  # isort: skip (slow: only where it is needed)
@@ -153,9 +153,9 @@ def ssim(x: Tensor, x_hat: Tensor) -> Tensor:
 
     Wang et al. 2004: Gaussian window of 11 pixels, σ = 1.5; torchmetrics mirrors the image at its
     border and averages over all of it.
-    x, x_hat: images (B, C, H, W) in [0, 1]. Raises ValueError as `refuse_unlike`.
+    x, x_hat: images (B, C, H, W) in [0, 1]. Raises ValueError as `check_unlike`.
     """
-    refuse_unlike(x, x_hat)
+    check_unlike(x, x_hat)
     from asintrovae.data._torchvision import torchvision  # noqa: F401
 
     from torchmetrics.functional.image import structural_similarity_index_measure  # isort: skip

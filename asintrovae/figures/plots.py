@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from asintrovae.files import write_atomically
-from asintrovae.ranges import refuse_other_range
+from asintrovae.ranges import check_other_range
 
 BLUE, ORANGE, GREEN, PINK, WINE, INDIGO = COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#882255", "#332288")
 """Okabe & Ito 2008, and two of Tol 2021 for the two of theirs that are too light for a line on white. BLUE is real or
@@ -64,7 +64,7 @@ def images_figure(rows: Mapping[str, Tensor]) -> Figure:
 
     figure, axes = plt.subplots(len(rows), 1, figsize=(7.2, 0.62 * len(rows) + 0.2), squeeze=False)
     for ax, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
-        refuse_other_range(f"rows[{name!r}]", images, generated=True)
+        check_other_range(f"rows[{name!r}]", images, generated=True)
         grid = torchvision.utils.make_grid(images.cpu().clamp(0, 1), nrow=len(images), padding=1, pad_value=1.0)
         ax.imshow(grid.permute(1, 2, 0))
         ax.set(xticks=[], yticks=[])

@@ -14,7 +14,7 @@ LOCK, OWNER = ".training.lock", ".training.owner"
 
 
 @contextmanager
-def alone_in(run_dirs: Sequence[str]) -> Iterator[None]:
+def locked(run_dirs: Sequence[str]) -> Iterator[None]:
     """Hold these folders, made where missing, so that nobody else trains in them; whoever is killed holds them no longer.
 
     Raises ParameterError in one line for a folder that cannot be written to, and for one that is held, with host and process.

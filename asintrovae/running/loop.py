@@ -29,8 +29,8 @@ from asintrovae.running.checkpoint import (
     save_checkpoint,
 )
 from asintrovae.running.processes import fabric_for
-from asintrovae.running.provenance import code_hash, describe, refuse_another_run
-from asintrovae.running.result import Divergence, FiniteWatch, TrainingResult
+from asintrovae.running.provenance import check_another_run, code_hash, describe
+from asintrovae.running.result import FiniteWatch, NonFinite, TrainingResult
 from asintrovae.running.signals import Interruption
 from asintrovae.theory.batchnorm import evaluating, precise_batchnorm
 from asintrovae.theory.objectives import VAE, Noise, Objective, Phase
@@ -84,9 +84,9 @@ class Loop:
             log, save = (every(i + 1, step, total) for step in (self.config.log_every, self.config.checkpoint_every))
             agree = world()[1] == 1 or every(i + 1, AGREEMENT, total)
             if stop := agree and largest(
-                self.interruption.signal, self.fabric.device
+                self.interruption.stop_signal, self.fabric.device
             ):  # all processes stop at the same iteration
-                self.interruption.signal = stop
+                self.interruption.stop_signal = stop
             if (log or save or stop) and self.diverged():
                 break
             if log:
@@ -149,7 +149,7 @@ class Loop:
         """
         checkpoint = load_checkpoint(self.run_dir)
         self.fabric.barrier()  # nobody writes before all have looked
-        refuse_another_run(self.config, self.objective, checkpoint, self.data)
+        check_another_run(self.config, self.objective, checkpoint, self.data)
         if checkpoint is None:
             self.save(0)
             return
@@ -180,7 +180,7 @@ class Loop:
         self.result.seconds += self.lap()
         tensors = collect(self.model, self.optimizers, self.averages)
         if not all_finite(tensors):  # a broken gradient shows in the weights before it shows in a term
-            self.result.divergence = Divergence(done - 1, "weights")
+            self.result.divergence = NonFinite(done - 1, "weights")
             return False
         if world()[0] == 0:  # all processes hold the same
             meta = describe(done, self.result, self.config, self.objective, self.data)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -21,14 +22,57 @@ from asintrovae.running.checkpoint import (
 from asintrovae.running.result import TrainingResult
 from asintrovae.theory.objectives import Objective
 
+NUMBERS = (
+    "theory",
+    "data",
+    "evaluation",
+    "running/loop.py",
+    "sweeps/ensemble.py",
+    "build.py",
+    "config.py",
+    "randomness.py",
+    "collectives.py",
+    "ranges.py",
+)
+"""Files and folders of the package whose code can change a number of a run."""
+
 
 @cache
 def code_hash() -> str:
-    """SHA-256 over the package's own source files, names included, in order: which code made a result."""
+    """Return the SHA-256 of the code that can change a number of a run, from NUMBERS.
+
+    Docstrings, comments and layout do not count, so that a run can be compared with one that was
+    made before a text changed.
+    """
     digest = hashlib.sha256()
-    for path in sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".js")):
-        digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes())
+    for path in sorted(path for name in NUMBERS for path in (PACKAGE / name).rglob("*.py")):
+        digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0{meaning(path)}\0".encode())
+    for name in sorted(name for name in NUMBERS if name.endswith(".py")):
+        digest.update(f"{name}\0{meaning(PACKAGE / name)}\0".encode())
     return digest.hexdigest()
+
+
+def meaning(path: Path) -> str:
+    """Return the syntax tree of a file as text, without docstrings and other bare strings."""
+    return _as_text(ast.parse(path.read_bytes()))
+
+
+def _as_text(node: Any) -> str:
+    """Return a syntax tree as text that does not depend on the version of Python."""
+    if isinstance(node, list):
+        return f"[{','.join(_as_text(part) for part in node if not _is_text(part))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    omitted = ("ctx", "kind", "type_comment", "type_params")
+    fields = ((name, value) for name, value in ast.iter_fields(node) if name not in omitted)
+    given = (f"{name}={_as_text(value)}" for name, value in fields if value is not None and value != [])
+    return f"{type(node).__name__}({','.join(given)})"
+
+
+def _is_text(node: Any) -> bool:
+    """Return whether a statement is nothing but a string."""
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def versions() -> dict[str, str]:
@@ -108,7 +152,7 @@ def from_repr(text: str) -> dict[str, Any]:
         return {"objective": text}
 
 
-def refuse_another_run(config: RunConfig, objective: Objective, checkpoint: Checkpoint | None, data: Data | None = None) -> None:
+def check_another_run(config: RunConfig, objective: Objective, checkpoint: Checkpoint | None, data: Data | None = None) -> None:
     """Raise ParameterError, listing the differences, if the checkpoint in run_dir is of a run with other parameters or data."""
     if checkpoint is None:
         return

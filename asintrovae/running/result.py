@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Divergence:
+class NonFinite:
     """The first value of a run that was not finite: its iteration (from 0) and its name, as in the history."""
 
     iteration: int
@@ -24,7 +24,7 @@ class TrainingResult:
 
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
-    divergence: Divergence | None = None
+    divergence: NonFinite | None = None
     members: int = 1
 
 
@@ -46,7 +46,7 @@ class FiniteWatch:
             seen = torch.full(values.shape, -1, device=values.device)
         self.iterations[key] = torch.where(~values.isfinite() & (seen < 0), i, seen)
 
-    def first(self, member: int = 0) -> Divergence | None:
+    def first(self, member: int = 0) -> NonFinite | None:
         """The earliest term that was not finite; within an iteration of the first phase, a term before the loss it is part of."""
         found = []
         for key, iterations in self.iterations.items():
@@ -58,4 +58,4 @@ class FiniteWatch:
         if not found:
             return None
         iteration, _, _, name = min(found)
-        return Divergence(iteration, name)
+        return NonFinite(iteration, name)

@@ -14,9 +14,9 @@ from typing import Any
 
 @dataclass
 class Interruption:
-    """signal: number of the one that asked the run to end, 0 while there is none."""
+    """stop_signal: number of the one that asked the run to end, 0 while there is none."""
 
-    signal: int = 0
+    stop_signal: int = 0
 
 
 SAME_REQUEST = 1.0
@@ -48,8 +48,8 @@ def interruptible(run_dirs: Sequence[str], forward: Callable[[], object] | None 
 
     def note(number: int, _: FrameType | None) -> None:
         nonlocal asked_at
-        if not interruption.signal:
-            interruption.signal, asked_at = number, time.monotonic()
+        if not interruption.stop_signal:
+            interruption.stop_signal, asked_at = number, time.monotonic()
             if forward is not None:
                 forward()
         elif number == signal.SIGINT and time.monotonic() - asked_at > SAME_REQUEST:
@@ -63,14 +63,14 @@ def interruptible(run_dirs: Sequence[str], forward: Callable[[], object] | None 
             yield interruption
     finally:
         restore()
-    if interruption.signal:
+    if interruption.stop_signal:
         more = f" and {len(run_dirs) - 1} more" if run_dirs[1:] else ""
         message = (
-            f"{signal.Signals(interruption.signal).name}: stopped; run_dir={run_dirs[0]!r}{more} has "
+            f"{signal.Signals(interruption.stop_signal).name}: stopped; run_dir={run_dirs[0]!r}{more} has "
             "the checkpoint, from which the same command goes on"
         )
         tell_the_terminal(message)
-        raise KeyboardInterrupt(message) if interruption.signal == signal.SIGINT else SystemExit(message)
+        raise KeyboardInterrupt(message) if interruption.stop_signal == signal.SIGINT else SystemExit(message)
 
 
 class _AnyProcess:

@@ -15,11 +15,11 @@ from asintrovae.running.checkpoint import (
     load_checkpoint,
     restore_evaluated,
 )
-from asintrovae.running.lock import alone_in
+from asintrovae.running.lock import locked
 from asintrovae.running.loop import Loop
 from asintrovae.running.processes import run_processes
-from asintrovae.running.provenance import refuse_another_run
-from asintrovae.running.result import Divergence, TrainingResult
+from asintrovae.running.provenance import check_another_run
+from asintrovae.running.result import NonFinite, TrainingResult
 from asintrovae.running.signals import interruptible
 from asintrovae.theory.objectives import Objective
 from asintrovae.threads import torch_threads
@@ -51,7 +51,7 @@ def train_here(model: nn.Module, objective: Objective, data: Data, config: RunCo
     """What `train` does, in this process alone or as one of several."""
     loop = Loop(model, objective, data, config)
     first = world()[0] == 0  # of several processes, it writes
-    with alone_in([config.run_dir] * first), interruptible([config.run_dir]) as loop.interruption, naming_memory(config):
+    with locked([config.run_dir] * first), interruptible([config.run_dir]) as loop.interruption, explain_out_of_memory(config):
         loop.resume()
         model.train()
         loop.run(config.model)
@@ -67,11 +67,11 @@ def train_in_processes(model: nn.Module, objective: Objective, config: RunConfig
     """
     if repr(objective) != repr(build_objective(config)):
         raise ParameterError(f"devices={config.devices}: processes build {config.model!r} from the parameters, not {objective!r}")
-    with alone_in([config.run_dir]):  # one line here is clearer than what a process says
-        refuse_another_run(config, objective, load_checkpoint(Path(config.run_dir)))
+    with locked([config.run_dir]):  # one line here is clearer than what a process says
+        check_another_run(config, objective, load_checkpoint(Path(config.run_dir)))
     found = run_processes(config, threads_for(config))
     evaluated_weights(model, config)
-    divergence = found["divergence"] and Divergence(**found["divergence"])
+    divergence = found["divergence"] and NonFinite(**found["divergence"])
     return TrainingResult(found["history"], found["seconds"], divergence)
 
 
@@ -82,7 +82,7 @@ def evaluated_weights(model: nn.Module, config: RunConfig) -> None:
 
 
 @contextmanager
-def naming_memory(config: RunConfig) -> Iterator[None]:
+def explain_out_of_memory(config: RunConfig) -> Iterator[None]:
     """Say which parameters decide whether a batch fits into the memory of a GPU, where it did not."""
     try:
         yield

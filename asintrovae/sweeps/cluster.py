@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from asintrovae.build import refuse_giant
+from asintrovae.build import check_giant
 from asintrovae.config import ParameterError
-from asintrovae.sweeps.grid import Point, extra
+from asintrovae.sweeps.grid import Point, sweep_imports
 from asintrovae.sweeps.point import GRACE
 from asintrovae.threads import processors
 
@@ -88,7 +88,7 @@ def run_points(client: Any, points: list[Point], gpus: Sequence[str], bar: Any) 
 @contextmanager
 def cluster_for(points: list[Point], scheduler: str | None, workers: int | None) -> Iterator[tuple[Any, list[str]]]:
     """A client, of the cluster at the address `scheduler` or of one on this machine, and the GPUs of its workers."""
-    with extra():
+    with sweep_imports():
         import dask
         from distributed import Client, LocalCluster
     if scheduler is not None:
@@ -102,7 +102,7 @@ def cluster_for(points: list[Point], scheduler: str | None, workers: int | None)
             yield client, []
         return
     for point in points:
-        refuse_giant(point.config)
+        check_giant(point.config)
     cuda = any(point.config.torch_device().type == "cuda" for point in points)
     devices = max(point.config.devices for point in points)
     groups = gpu_groups(devices) if cuda else []

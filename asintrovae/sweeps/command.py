@@ -18,10 +18,10 @@ from asintrovae.sweeps.cluster import cluster_for, run_points
 from asintrovae.sweeps.ensemble import run_together
 from asintrovae.sweeps.grid import Point, given_parameters, read_grid
 from asintrovae.sweeps.point import execute_point
-from asintrovae.sweeps.table import DONE, state, write_table
+from asintrovae.sweeps.table import DONE, status_of, write_table
 
 
-def refuse_missing_data(grid: Path, points: list[Point]) -> None:
+def check_missing_data(grid: Path, points: list[Point]) -> None:
     """Raise ParameterError if images are missing that no point may download; none is decoded."""
     here, folders = Path.cwd(), {point.folder for point in points}
     wanted = {(config.dataset, config.data_dir) for config in (point.config for point in points) if not config.download}
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def sweep(grid: Path, options: argparse.Namespace) -> int:
     """What the options ask for of one grid; the exit status. Raises ParameterError."""
     run_dir, everything = read_grid(grid, options.run_dir, options.given)
-    states = {point.name: state(point) for point in everything}  # of all: no run is to be taken for another's
+    states = {point.name: status_of(point) for point in everything}  # of all: no run is to be taken for another's
     points = [point for point in everything if options.only in point.name]
     if options.workers is not None and options.workers < 1:
         raise ParameterError(f"workers={options.workers} must be 1 or more; leave it out for one per core, or per GPU")
@@ -101,7 +101,7 @@ def sweep(grid: Path, options: argparse.Namespace) -> int:
         counts = Counter(states[point.name].split()[0] for point in points)
         print(f"{len(points)} points:", ", ".join(f"{count} {kind}" for kind, count in counts.items()))
     if not options.table and options.scheduler is None:  # a cluster may have its data elsewhere
-        refuse_missing_data(grid, todo)
+        check_missing_data(grid, todo)
     if options.dry_run:
         return 0
     failed = 0

@@ -28,13 +28,13 @@ from asintrovae.running.checkpoint import (
     restore,
     save_checkpoint,
 )
-from asintrovae.running.lock import alone_in
+from asintrovae.running.lock import locked
 from asintrovae.running.loop import Loop, draw_steps
-from asintrovae.running.provenance import FREE_PARAMETERS, describe, refuse_another_run
+from asintrovae.running.provenance import FREE_PARAMETERS, check_another_run, describe
 from asintrovae.running.records import save_record, save_samples
-from asintrovae.running.result import Divergence, TrainingResult
+from asintrovae.running.result import NonFinite, TrainingResult
 from asintrovae.running.signals import interruptible
-from asintrovae.running.train import evaluated_weights, naming_memory
+from asintrovae.running.train import evaluated_weights, explain_out_of_memory
 from asintrovae.sweeps.grid import Point
 from asintrovae.theory.objectives import VAE, Noise, Objective, Phase, Terms
 from asintrovae.threads import processors, torch_threads
@@ -74,7 +74,7 @@ def train_ensemble(configs: Sequence[RunConfig]) -> list[TrainingResult]:
     Raises ParameterError for runs that differ in more, for images, and as `train` for a run_dir.
     """
     configs = list(configs)
-    refuse_misfits(configs)
+    check_misfits(configs)
     with torch_threads(threads_for(configs[0])):
         return train_together(configs)
 
@@ -83,7 +83,7 @@ def train_together(configs: Sequence[RunConfig]) -> list[TrainingResult]:
     """What `train_ensemble` does for runs that fit together."""
     run_dirs = [config.run_dir for config in configs]
     results: dict[int, TrainingResult] = {}
-    with alone_in(run_dirs), interruptible(run_dirs) as interruption, naming_memory(configs[0]):
+    with locked(run_dirs), interruptible(run_dirs) as interruption, explain_out_of_memory(configs[0]):
         checkpoints = [load_checkpoint(Path(run_dir)) for run_dir in run_dirs]
         begun = [checkpoint.meta["iteration"] if checkpoint else 0 for checkpoint in checkpoints]
         for start in sorted(set(begun)):
@@ -94,7 +94,7 @@ def train_together(configs: Sequence[RunConfig]) -> list[TrainingResult]:
             loop.prefetch()
             loop.run(f"{loop.config.model} × {len(members)}")
             results |= dict(zip(members, loop.results, strict=True))
-            if interruption.signal:
+            if interruption.stop_signal:
                 break
     return [results[k] for k in range(len(configs))]
 
@@ -114,7 +114,7 @@ def run_ensemble(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
     return records
 
 
-def refuse_misfits(configs: Sequence[RunConfig]) -> None:
+def check_misfits(configs: Sequence[RunConfig]) -> None:
     """Raise ParameterError, naming the parameter, where the runs cannot be one program."""
     if not configs:
         raise ParameterError("an ensemble needs at least one run, got none")
@@ -250,7 +250,7 @@ class EnsembleLoop(Loop):
     def resume_from(self, checkpoints: Sequence[Checkpoint | None]) -> None:
         """Take up runs that stand at the same iteration, or save the untrained models as their first checkpoints."""
         for config, objective, checkpoint in zip(self.configs, self.objectives, checkpoints, strict=True):
-            refuse_another_run(config, objective, checkpoint)
+            check_another_run(config, objective, checkpoint)
         for config, checkpoint in zip(self.configs, checkpoints, strict=True):
             if checkpoint is not None:
                 make_current(Path(config.run_dir), checkpoint)
@@ -284,7 +284,7 @@ class EnsembleLoop(Loop):
                 meta = describe(done, result, config, self.objectives[k], self.datasets[k])
                 save_checkpoint(Path(config.run_dir), Checkpoint(own, meta))
             else:
-                result.divergence = Divergence(done - 1, "weights")
+                result.divergence = NonFinite(done - 1, "weights")
         return bool(self.running)
 
     def diverged(self) -> bool:
@@ -335,6 +335,6 @@ def run_together(points: list[Point]) -> None:
     for (_, folder), members in groups.items():
         os.chdir(folder)  # relative paths among the parameters count from there
         configs = [point.config for point in members]
-        refuse_misfits(configs)
+        check_misfits(configs)
         print(f"{members[0].name} and {len(members) - 1} more: {cost(configs)}", flush=True)
         run_ensemble(configs)

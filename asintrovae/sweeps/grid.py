@@ -33,7 +33,7 @@ LARGEST_FILE, LARGEST_GRID = 2**20, 10**5
 
 
 @contextmanager
-def extra() -> Iterator[None]:
+def sweep_imports() -> Iterator[None]:
     """Around the imports that only a sweep needs."""
     try:
         yield
@@ -92,7 +92,7 @@ def read_grid(path: Path, run_dir: Path | None = None, given: Mapping[str, Any] 
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, by the safe loader, with the keys of a grid and no others."""
-    with extra():
+    with sweep_imports():
         import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -121,8 +121,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except Exception as error:  # values that are not what their tag says make the constructors raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ParameterError(f"cannot be read: {reason[:500]}") from None
-    content = mapping("the file", content)
-    known("key", content, KEYS)
+    content = require_mapping("the file", content)
+    require_known("key", content, KEYS)
     for key in ("notebook", "run_dir", "seeds"):
         if not content.get(key):
             raise ParameterError(f"key {key!r} is missing or empty; a grid needs notebook, run_dir and seeds")
@@ -132,7 +132,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def mapping(what: str, value: Any) -> dict[str, Any]:
+def require_mapping(what: str, value: Any) -> dict[str, Any]:
     """The value, if it is a mapping with text for keys."""
     if not isinstance(value, dict):
         raise ParameterError(f"{what} must be a mapping, name: value, got {short(value)}")
@@ -142,7 +142,7 @@ def mapping(what: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def known(what: str, names: Iterable[str], valid: Iterable[str]) -> None:
+def require_known(what: str, names: Iterable[str], valid: Iterable[str]) -> None:
     """Raise ParameterError with the nearest valid name if one is not among them."""
     valid = list(valid)
     for name in names:
@@ -153,7 +153,7 @@ def known(what: str, names: Iterable[str], valid: Iterable[str]) -> None:
 
 def notebook_defaults(notebook: Path) -> dict[str, Any]:
     """Parameters of a training notebook with their defaults."""
-    with extra():
+    with sweep_imports():
         from papermill import inspect_notebook
     if not exists(notebook):
         raise ParameterError(f"notebook: no file {short(str(notebook))}; its path counts from the grid's folder")
@@ -187,8 +187,8 @@ def expand(
     given: parameters in place of the fixed ones.
     """
     fixed = parameters_of("fixed", content.get("fixed") or {})
-    axes = {axis: labels_of(axis, values) for axis, values in mapping("axes", content.get("axes") or {}).items()}
-    refuse_twice({"fixed": set(fixed)} | {f"axis {axis!r}": set().union(*found.values()) for axis, found in axes.items()})
+    axes = {axis: labels_of(axis, values) for axis, values in require_mapping("axes", content.get("axes") or {}).items()}
+    check_twice({"fixed": set(fixed)} | {f"axis {axis!r}": set().union(*found.values()) for axis, found in axes.items()})
     for (axis, labels), name in itertools.product(axes.items(), given):
         if any(name in parameters for parameters in labels.values()):
             asked = f"-p {name} {short(given[name])}"
@@ -224,7 +224,7 @@ def labels_of(axis: str, values: Any) -> dict[str, dict[str, Any]]:
     if not values:
         raise ParameterError(f"{what} is empty; give it labels with parameters, or a list of values")
     if isinstance(values, list):
-        known(f"parameter of a list, {what},", [axis], RunConfig.model_fields)
+        require_known(f"parameter of a list, {what},", [axis], RunConfig.model_fields)
         texts = ["-".join(map(str, value)) if isinstance(value, list) else str(value) for value in values]
         pairs = [(f"{axis}={text}", {axis: value}) for text, value in zip(texts, values, strict=True)]
     else:
@@ -232,7 +232,7 @@ def labels_of(axis: str, values: Any) -> dict[str, dict[str, Any]]:
             raise ParameterError(
                 f"{what} must be a list of values, or a mapping, label: {{parameter: value}}, got {short(values)}"
             )
-        pairs = list(mapping(what, values).items())
+        pairs = list(require_mapping(what, values).items())
     labels: dict[str, dict[str, Any]] = {}
     for label, parameters in pairs:
         if not re.fullmatch(r"[\w=+-][\w=+.,-]{0,99}", label) or len(label.encode()) > 200:
@@ -247,10 +247,10 @@ def labels_of(axis: str, values: Any) -> dict[str, dict[str, Any]]:
 
 def parameters_of(what: str, parameters: Any) -> dict[str, Any]:
     """The parameters that one place of a grid sets, if they exist and are its to set."""
-    for name in mapping(what, parameters):
+    for name in require_mapping(what, parameters):
         if name in ("seed", "run_dir"):
             raise ParameterError(f"{what} sets {name!r}, which every point has its own of; leave it out")
-    known(f"parameter of {what},", parameters, RunConfig.model_fields)
+    require_known(f"parameter of {what},", parameters, RunConfig.model_fields)
     return dict(parameters)
 
 
@@ -270,7 +270,7 @@ def given_parameters(pairs: Iterable[Sequence[str]]) -> dict[str, Any]:
         if name in ("seed", "run_dir"):
             way = "list them under seeds in the grid" if name == "seed" else "use --run-dir"
             raise ParameterError(f"-p {name} {short(text)}: every point has its own {name}; {way}")
-        known("parameter", [name], RunConfig.model_fields)
+        require_known("parameter", [name], RunConfig.model_fields)
         value = typed(name, text)
         if name in PATHS and isinstance(value, str):
             value = str(Path(value).expanduser().absolute())
@@ -286,7 +286,7 @@ def typed(name: str, text: str) -> Any:
     for kind in (int, float):
         with suppress(ValueError):
             return kind(text)
-    with extra():
+    with sweep_imports():
         import yaml
     try:
         value = yaml.safe_load(text)
@@ -297,7 +297,7 @@ def typed(name: str, text: str) -> Any:
     return value if isinstance(value, (bool, list)) or value is None else text
 
 
-def refuse_twice(places: dict[str, set[str]]) -> None:
+def check_twice(places: dict[str, set[str]]) -> None:
     """Raise ParameterError if two places of a grid set one parameter."""
     owners: dict[str, str] = {}
     for place, names in places.items():

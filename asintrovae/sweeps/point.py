@@ -12,8 +12,8 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from asintrovae.sweeps.grid import Point, extra
-from asintrovae.sweeps.table import DONE, state
+from asintrovae.sweeps.grid import Point, sweep_imports
+from asintrovae.sweeps.table import DONE, status_of
 
 GRACE = 600.0
 """Seconds that a run has to save when it is asked to end."""
@@ -29,7 +29,7 @@ def execute_point() -> int:
     Returns 0, or 1 with the reason on stdout where it failed. When stdin ends, or SIGTERM comes, the
     kernel is asked to end, which saves first: the Dask worker is then gone, or wants an end.
     """
-    with extra():
+    with sweep_imports():
         import psutil  # noqa: F401 (for end_with_stdin, whose thread nobody hears)
         from filelock import FileLock
         from papermill import PapermillExecutionError
@@ -64,7 +64,7 @@ def execute_notebook(point: Point, folder: str) -> None:
     import papermill
     from traitlets.config import Config
 
-    if state(point) in DONE:  # by another sweep, or before the news reached the scheduler
+    if status_of(point) in DONE:  # by another sweep, or before the news reached the scheduler
         return
     log(point, "started")
     manager: dict[str, Any] = {"shutdown_wait_time": GRACE}  # it would kill the kernel after 5 s

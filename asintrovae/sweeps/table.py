@@ -21,7 +21,7 @@ EVALUATED = {"evaluation_samples", "feature_network", "fid_precision"}
 """Free while a run trains, but a record's metrics depend on them."""
 
 
-def state(point: Point) -> str:
+def status_of(point: Point) -> str:
     """Return what the folder of a point says of its run.
 
     finished, diverged, waiting, interrupted at iteration k of n, or damaged, with the file and the
@@ -33,14 +33,14 @@ def state(point: Point) -> str:
     damaged = damage(path) if path.exists() else ""
     if path.exists() and not damaged:
         record = read_record(path)
-        refuse_others(point, record["config"], FREE_PARAMETERS - EVALUATED)
+        check_others(point, record["config"], FREE_PARAMETERS - EVALUATED)
         return str(record["status"])
     try:
         checkpoint = load_checkpoint(point.run_dir)
     except ParameterError as error:
         return f"damaged ({error})"
     if checkpoint is not None:
-        refuse_others(point, checkpoint.meta["config"], FREE_PARAMETERS)
+        check_others(point, checkpoint.meta["config"], FREE_PARAMETERS)
     if damaged:
         return f"damaged ({damaged})"
     if checkpoint is None:
@@ -48,7 +48,7 @@ def state(point: Point) -> str:
     return f"interrupted at iteration {checkpoint.meta['iteration']} of {point.config.iterations}"
 
 
-def refuse_others(point: Point, there: Mapping[str, Any], free: set[str]) -> None:
+def check_others(point: Point, there: Mapping[str, Any], free: set[str]) -> None:
     """Raise ParameterError, with the differences, if the run in the point's folder has other parameters."""
     if found := differences(with_defaults(there), point.config.model_dump(mode="json"), free):
         raise ParameterError(
@@ -58,14 +58,14 @@ def refuse_others(point: Point, there: Mapping[str, Any], free: set[str]) -> Non
 
 def write_table(run_dir: Path, points: list[Point]) -> str:
     """Write table.csv, a row per finished or diverged point; returns what was written, in words."""
-    rows = [row(point) for point in points if state(point) in DONE]
+    rows = [table_row(point) for point in points if status_of(point) in DONE]
     if not rows:
         return "no table: no point is finished"
     write_csv(run_dir / TABLE, rows)
     return f"{run_dir / TABLE}: {len(rows)} rows"
 
 
-def row(point: Point) -> dict[str, Any]:
+def table_row(point: Point) -> dict[str, Any]:
     """A recorded point as a row of the table."""
     record = read_record(point.run_dir / "record.json")
     diverged = record["diverged"] or {"iteration": None, "term": None}

@@ -102,7 +102,7 @@ def as_distance(
         mean, var = torch.cat((mu_r, mu_g)).to(dtype), torch.cat((var_r, var_g)).to(dtype)
         if kernel == "prior":
             mean, var, log_scale = _with_half_the_prior(mean, var)
-    return PairSum.at_this_level(mean, var, log_scale, KERNELS[kernel][1], counts, estimator)[0]
+    return PairSum.call(mean, var, log_scale, KERNELS[kernel][1], counts, estimator)[0]
 
 
 def _with_half_the_prior(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:

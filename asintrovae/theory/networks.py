@@ -51,7 +51,7 @@ class Autoencoder(nn.Module):
         return posterior
 
     def decode(self, z: Tensor) -> Tensor:
-        """Image Dec(z) of z (B, n); with `Drawing` a draw about it."""
+        """Image Dec(z) of z (B, n); with `NoisyDecoder` a draw about it."""
         return full_precision(self.decoder(z))
 
 
@@ -67,7 +67,7 @@ class GAN(nn.Module):
         return full_precision(self.generator(z))
 
 
-class Score(nn.Linear):
+class CriticHead(nn.Linear):
     """Linear map from features (B, F) to a critic's score (B,)."""
 
     def __init__(self, features: int) -> None:
@@ -111,8 +111,8 @@ def mlp_autoencoder(
     """Autoencoder of the 2-D protocol: hidden layers of these widths, mirrored in the decoder; points (B, data_dim).
 
     decoder_std: σ of p(x|z) = N(Dec(z), σ² I). At 0 the decoder gives the mean, as published. Above it draws, with the
-    last data_dim of the n > data_dim latent axes as its noise (`Drawing`), which the encoder leaves at the prior
-    (`LeftAtPrior`).
+    last data_dim of the n > data_dim latent axes as its noise (`NoisyDecoder`), which the encoder leaves at the prior
+    (`PriorAxes`).
     fourier_features: how many sinusoids of their input both halves see beside it.
     """
     noise_axes = data_dim if decoder_std else 0
@@ -120,12 +120,12 @@ def mlp_autoencoder(
     encoder = nn.Sequential(features, GaussianHead(widths[-1], latent_dim - noise_axes))
     decoder: nn.Module = mlp([latent_dim - noise_axes, *reversed(widths), data_dim], fourier_features)
     if decoder_std:
-        encoder.append(LeftAtPrior(noise_axes))
-        decoder = Drawing(decoder, decoder_std, noise_axes)
+        encoder.append(PriorAxes(noise_axes))
+        decoder = NoisyDecoder(decoder, decoder_std, noise_axes)
     return Autoencoder(encoder, decoder, latent_dim)
 
 
-class Drawing(nn.Module):
+class NoisyDecoder(nn.Module):
     """Draw x = Dec(z) + σ ε of p(x|z) = N(Dec(z), σ² I): (B, n) -> (B, noise_axes), ε the last noise_axes of the n axes."""
 
     def __init__(self, mean: nn.Module, std: float, noise_axes: int) -> None:
@@ -137,7 +137,7 @@ class Drawing(nn.Module):
         return drawn
 
 
-class LeftAtPrior(nn.Module):
+class PriorAxes(nn.Module):
     """Widen a posterior over n axes by `axes` that are N(0, 1) whatever x is, so that they add nothing to any KL.
 
     In the AS-Distance they cancel too, but a mean over the axes divides by their number.
@@ -154,7 +154,7 @@ class LeftAtPrior(nn.Module):
 
 def mlp_gan(data_dim: int, latent_dim: int, widths: Sequence[int], fourier_features: int = 0) -> GAN:
     """WGAN-GP pair of the same size as `mlp_autoencoder`."""
-    critic = nn.Sequential(mlp([data_dim, *widths], fourier_features), nn.ReLU(), Score(widths[-1]))
+    critic = nn.Sequential(mlp([data_dim, *widths], fourier_features), nn.ReLU(), CriticHead(widths[-1]))
     return GAN(critic, mlp([latent_dim, *reversed(widths), data_dim], fourier_features), latent_dim)
 
 
@@ -198,7 +198,7 @@ def conv_gan(image_shape: Sequence[int], latent_dim: int, widths: Sequence[int])
     """
     features = math.prod(smallest_grid(image_shape, widths))
     layers = conv_features(image_shape, widths, nn.Identity)
-    critic = nn.Sequential(*layers, Score(features))
+    critic = nn.Sequential(*layers, CriticHead(features))
     return GAN(critic, conv_decoder(image_shape, latent_dim, widths), latent_dim)
 
 

@@ -44,7 +44,7 @@ class PairSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def at_this_level(
+    def call(
         mean: Tensor,
         var: Tensor,
         log_scale: Tensor | None,
@@ -71,7 +71,7 @@ class PairSum(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         """(*, N + M, n), (*, N + M, n), (*, N + M) -> D, (*,), and if `keep` its gradients."""
         with torch_threads(1) as available:
-            refuse_no_variance(var, counts[0])
+            check_no_variance(var, counts[0])
             *outer, count, n = mean.shape
             # Powers of 2 cost a third of those of e. With 2 ln2 λ in the place of λ,
             # N(δ; 0, λ) = sqrt(ln2 / π) λ^(-1/2) 2^(-δ² / λ).
@@ -117,7 +117,7 @@ class PairSum(torch.autograd.Function):
         mean, var, log_scale, *options = given
         if log_scale is not None:
             log_scale = in_front(log_scale, in_dims[2])
-        found = PairSum.at_this_level(in_front(mean, in_dims[0]), in_front(var, in_dims[1]), log_scale, *options)
+        found = PairSum.call(in_front(mean, in_dims[0]), in_front(var, in_dims[1]), log_scale, *options)
         return found, (0,) * len(found)
 
 
@@ -268,7 +268,7 @@ def largest_log(dtype: torch.dtype) -> float:
     return math.log(torch.finfo(dtype).max) / 2
 
 
-def refuse_no_variance(var: Tensor, count_r: int) -> None:
+def check_no_variance(var: Tensor, count_r: int) -> None:
     """Raise ValueError for variances of both batches, (*, N + M, n), that are not positive, on a CPU: a GPU would stall."""
     if var.is_cpu and bool((var <= 0).any()):
         side = "r" if bool((var[..., :count_r, :] <= 0).any()) else "g"

@@ -26,7 +26,7 @@ from asintrovae import RunConfig, build_data, build_model, build_objective, file
 from asintrovae.data import images
 from asintrovae.running import checkpoint
 from asintrovae.running.checkpoint import Checkpoint, load_checkpoint
-from asintrovae.running.lock import alone_in
+from asintrovae.running.lock import locked
 from asintrovae.running.processes import fabric_for
 
 FORKED = multiprocessing.get_context("forkserver")
@@ -230,7 +230,7 @@ def compare(one: Path, other: Path, tally: Tally) -> None:
 
 def hold(run_dirs: list[str], held: Connection) -> None:
     """In a process of its own: hold these folders until it is killed."""
-    with alone_in(run_dirs):
+    with locked(run_dirs):
         held.send(None)
         time.sleep(3600)
 

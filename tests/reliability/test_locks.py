@@ -13,7 +13,7 @@ from killing import FORKED, Forked, config_of, hold, stop_while_decoding
 from asintrovae import ParameterError, train
 from asintrovae.data import images
 from asintrovae.running.checkpoint import load_checkpoint
-from asintrovae.running.lock import OWNER, alone_in
+from asintrovae.running.lock import OWNER, locked
 from asintrovae.sweeps.ensemble import train_ensemble
 
 pytestmark = pytest.mark.xdist_group("reliability")
@@ -97,7 +97,7 @@ def test_one_member_that_is_being_trained_keeps_the_ensemble_from_starting(tmp_p
         with pytest.raises(ParameterError, match=refusal(members[1].run_dir, pid)):
             train_ensemble(members)
         assert load_checkpoint(tmp_path / "0") is load_checkpoint(tmp_path / "2") is None
-        with alone_in([members[0].run_dir, members[2].run_dir]):  # those before it were let go
+        with locked([members[0].run_dir, members[2].run_dir]):  # those before it were let go
             pass
 
 

@@ -27,7 +27,7 @@ from asintrovae import (
     save_record,
     train,
 )
-from asintrovae.build import refuse_giant
+from asintrovae.build import check_giant
 from asintrovae.config import DATASETS, short
 from asintrovae.running.loop import Loop
 from asintrovae.sweeps import command as sweep
@@ -147,7 +147,7 @@ def use(parameters, run_dir):
     refused = None
     try:
         config = RunConfig(**parameters, device="cpu", run_dir=str(run_dir))
-        refuse_giant(config)
+        check_giant(config)
         data, model, objective = build(config)
     except ValueError as error:
         refused = str(error)
@@ -215,7 +215,7 @@ def test_the_ends_of_every_range_can_be_used_or_are_refused(name, value, tmp_pat
     refused = None
     try:
         config = tiny_config(tmp_path, **{"model": model, "widths": (4,), "batch_size": 4, **other, name: value})
-        refuse_giant(config)
+        check_giant(config)
     except ParameterError as error:
         refused = str(error)
     if refused is not None:
@@ -244,7 +244,7 @@ def test_a_run_larger_than_the_memory_is_refused_before_it_is_asked_for(paramete
     monkeypatch.setattr("asintrovae.build.memory", lambda device: 64 * 2**30)
     config = RunConfig(**parameters, device="cpu")
     with pytest.raises(ParameterError, match=rf"^{part}=|^widths=.*{part}=.*: the run needs more than \d+ GiB .* cpu has 64"):
-        refuse_giant(config)
+        check_giant(config)
     with pytest.raises(ParameterError, match="the run needs more than"):
         build_data(config)
     if part == "widths":
@@ -264,7 +264,7 @@ def test_a_giant_is_refused_before_any_image_is_decoded(pictures, monkeypatch):
 
 def test_the_memory_of_this_machine_suffices_for_the_published_runs():
     for path in (ROOT / "book" / "training" / "params").glob("*.yaml"):
-        refuse_giant(RunConfig(**yaml.safe_load(path.read_text()), device="cpu"))
+        check_giant(RunConfig(**yaml.safe_load(path.read_text()), device="cpu"))
 
 
 def test_counting_the_weights_leaves_the_seed_its_weights(tmp_path):

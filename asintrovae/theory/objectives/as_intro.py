@@ -90,13 +90,13 @@ class ASIntroVAE:
         """ELBO on real images up, ELBO of the fakes down, D up."""
         kappa = 1 / x[0].numel()
         q = model.encode(x)
-        x_r = model.decode(q.sample(noise.posterior))
-        x_g = model.decode(noise.prior).detach()
+        x_r = model.decode(q.sample(noise.eps))
+        x_g = model.decode(noise.z).detach()
         rec, kl = reconstruction_error(x, x_r), q.kl()
         q_r, q_g = model.encode(x_r.detach()), model.encode(x_g)
         x_r = x_r.detach() if self.detach_fakes else x_r
-        rec_r = reconstruction_error(x_r, model.decode(q_r.sample(noise.reconstructed)))
-        rec_g = reconstruction_error(x_g, model.decode(q_g.sample(noise.generated)))
+        rec_r = reconstruction_error(x_r, model.decode(q_r.sample(noise.eps_r)))
+        rec_g = reconstruction_error(x_g, model.decode(q_g.sample(noise.eps_g)))
         kl_r, kl_g, distance = self.divergences("encoder", q, q_r, q_g, progress)
         exp_elbo_r = (-self.alpha * kappa * (self.beta_rec * rec_r + self.beta_neg * kl_r)).exp()
         exp_elbo_g = (-self.alpha * kappa * (self.beta_rec * rec_g + self.beta_neg * kl_g)).exp()
@@ -116,15 +116,15 @@ class ASIntroVAE:
         """Reconstruction, and both the KL of the fakes and D pulled down through the encoder."""
         kappa = 1 / x[0].numel()
         q = model.encode(x)
-        x_r = model.decode(q.sample(noise.posterior).detach())
-        x_g = model.decode(noise.prior)
+        x_r = model.decode(q.sample(noise.eps).detach())
+        x_g = model.decode(noise.z)
         q_r, q_g = model.encode(x_r), model.encode(x_g)
         rec = reconstruction_error(x, x_r)
         kl_r, kl_g, distance = self.divergences("decoder", q, q_r, q_g, progress)
         fake = 0.5 * annealed(self.beta_kl, progress, self.kl_annealing) * (kl_r + kl_g)
         if above_rounding(self.gamma_r, x.dtype):
-            rec_r = reconstruction_error(x_r.detach(), model.decode(q_r.sample(noise.reconstructed).detach()))
-            rec_g = reconstruction_error(x_g.detach(), model.decode(q_g.sample(noise.generated).detach()))
+            rec_r = reconstruction_error(x_r.detach(), model.decode(q_r.sample(noise.eps_r).detach()))
+            rec_g = reconstruction_error(x_g.detach(), model.decode(q_g.sample(noise.eps_g).detach()))
             fake = fake + 0.5 * self.gamma_r * self.beta_rec * (rec_r + rec_g)
         loss = kappa * (self.beta_rec * rec + fake).mean()
         terms = {"rec": rec, "kl_r": q_r.kl(), "kl_g": q_g.kl()}

@@ -16,17 +16,17 @@ Terms = dict[str, Tensor]
 class Noise(NamedTuple):
     """All randomness of one phase of one iteration. Standard normal (B, n), but for `mix`, uniform on [0, 1), (B,)."""
 
-    posterior: Tensor  # z  ~ q(z|x)
-    prior: Tensor  # z  ~ p(z), decoded to the generated x_g
-    reconstructed: Tensor  # z_r ~ q(z|x_r)
-    generated: Tensor  # z_g ~ q(z|x_g)
+    eps: Tensor  # of the posterior q(z|x) of real images
+    z: Tensor  # of the prior p(z), decoded to the generated x_g
+    eps_r: Tensor  # of q(z|x_r)
+    eps_g: Tensor  # of q(z|x_g)
     mix: Tensor  # the ε of WGAN-GP, one number per example
 
     @classmethod
     def draw(cls, batch_size: int, latent_dim: int, generator: torch.Generator) -> "Noise":
         """Fresh noise on the CPU, whatever the device of the run, so that a seed means the same draws everywhere."""
-        posterior, prior, reconstructed, generated = torch.randn(4, batch_size, latent_dim, generator=generator)
-        return cls(posterior, prior, reconstructed, generated, torch.rand(batch_size, generator=generator))
+        eps, z, eps_r, eps_g = torch.randn(4, batch_size, latent_dim, generator=generator)
+        return cls(eps, z, eps_r, eps_g, torch.rand(batch_size, generator=generator))
 
     def to(self, device: torch.device | str) -> "Noise":
         """The same noise on another device."""

@@ -50,8 +50,8 @@ class IntroVAE:
     def encoder_loss(self, model: Model, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
         """ELBO on real images, KL of the fakes pushed up to the margin."""
         q = model.encode(x)
-        x_r = model.decode(q.sample(noise.posterior))
-        x_g = model.decode(noise.prior)
+        x_r = model.decode(q.sample(noise.eps))
+        x_g = model.decode(noise.z)
         rec, kl = reconstruction_error(x, x_r), q.kl()
         q_r, q_g = model.encode(x_r.detach()), model.encode(x_g.detach())
         hinge = self.reconstruction_hinge * self.shortfall(q_r) + self.shortfall(q_g)
@@ -62,8 +62,8 @@ class IntroVAE:
 
     def decoder_loss(self, model: Model, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
         """Reconstruction, and the KL of the fakes pulled down through the encoder."""
-        x_r = model.decode(model.encode(x).sample(noise.posterior).detach())
-        x_g = model.decode(noise.prior)
+        x_r = model.decode(model.encode(x).sample(noise.eps).detach())
+        x_g = model.decode(noise.z)
         rec = reconstruction_error(x, x_r)
         kl_r, kl_g = model.encode(x_r).kl(), model.encode(x_g).kl()
         beta_rec = unless(self.beta_rec_decoder, self.beta_rec)

@@ -34,7 +34,7 @@ class VAE:
     def loss(self, model: Model, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
         """Negative ELBO of x (B, ...), averaged over the batch."""
         q = model.encode(x)
-        x_r = model.decode(q.sample(noise.posterior))
+        x_r = model.decode(q.sample(noise.eps))
         rec, kl = reconstruction_error(x, x_r), q.kl()
         loss = (self.beta_rec * rec + annealed(self.beta_kl, progress, self.kl_annealing) * kl).mean()
         return loss, {"rec": rec.mean(), "kl": kl.mean()}

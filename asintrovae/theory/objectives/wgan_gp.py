@@ -40,7 +40,7 @@ class WGANGP:
 
     def critic_loss(self, model: GANModel, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
         """Negative Kantorovich dual, with the penalty that keeps the critic close to 1-Lipschitz."""
-        x_g = model.decode(noise.prior).detach()
+        x_g = model.decode(noise.z).detach()
         wasserstein = model.critic(x).mean() - model.critic(x_g).mean()
         mix = noise.mix.reshape(-1, *[1] * (x.dim() - 1))
         slope = torch.linalg.vector_norm(input_gradient(model, mix * x + (1 - mix) * x_g).flatten(1), dim=1)
@@ -49,7 +49,7 @@ class WGANGP:
 
     def generator_loss(self, model: GANModel, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
         """Raise the critic's score of generated images."""
-        score = model.critic(model.decode(noise.prior)).mean()
+        score = model.critic(model.decode(noise.z)).mean()
         return -score, {"score_g": score}
 
 
