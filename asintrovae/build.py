@@ -88,7 +88,9 @@ def new_model(config: RunConfig, shape: tuple[int, ...]) -> Autoencoder | GAN:
     if len(shape) == 1:
         if config.model == "wgan_gp":
             return mlp_gan(shape[0], config.latent_dim, config.widths, config.fourier_features)
-        return mlp_autoencoder(shape[0], config.latent_dim, config.widths, config.decoder_std, config.fourier_features)
+        return mlp_autoencoder(
+            shape[0], config.latent_dim, config.widths, config.decoder_std, config.fourier_features
+        )
     build_conv = conv_gan if config.model == "wgan_gp" else conv_autoencoder
     return build_conv(shape, config.latent_dim, config.widths)
 
@@ -96,7 +98,9 @@ def new_model(config: RunConfig, shape: tuple[int, ...]) -> Autoencoder | GAN:
 def build_objective(config: RunConfig) -> Objective:
     """The objective of the run, each of its fields from the parameter of the same name."""
     objective = OBJECTIVES[config.model]
-    parameters = {field.name: getattr(config, field.name) for field in dataclasses.fields(objective)}
+    parameters = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(objective)
+    }
     return objective(**parameters)  # type: ignore[no-any-return]
 
 
@@ -125,7 +129,9 @@ def check_file(run_dir: str) -> None:
     for path in (Path(run_dir), *Path(run_dir).parents):
         if path.exists():
             if not path.is_dir():
-                raise ParameterError(f"run_dir={run_dir!r}: {str(path)!r} is a file, a run needs a folder; name one")
+                raise ParameterError(
+                    f"run_dir={run_dir!r}: {str(path)!r} is a file, a run needs a folder; name one"
+                )
             return
 
 

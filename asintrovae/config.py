@@ -29,7 +29,17 @@ ModelName = Literal["vae", "intro", "soft_intro", "as_intro", "wgan_gp"]
 PointsName = Literal["8gaussians", "25gaussians", "checkerboard", "2spirals", "rings"]
 
 
-ImagesName = Literal["mnist-subset", "mnist", "cifar10", "celeba128", "celeba256", "pet128", "flowers64", "flowers128", "folder"]
+ImagesName = Literal[
+    "mnist-subset",
+    "mnist",
+    "cifar10",
+    "celeba128",
+    "celeba256",
+    "pet128",
+    "flowers64",
+    "flowers128",
+    "folder",
+]
 
 
 DatasetName = Literal[PointsName, ImagesName]
@@ -61,7 +71,12 @@ RESOLUTIONS = {name: shape[1] for name, shape in SHAPES.items()} | {"folder": 12
 TRAINING_IMAGES = {"mnist-subset": 6_000, "mnist": 60_000, "cifar10": 50_000, "pet128": 3_680}
 
 
-TRAINING_IMAGES |= {"celeba128": 162_770, "celeba256": 162_770, "flowers64": 2_040, "flowers128": 2_040}
+TRAINING_IMAGES |= {
+    "celeba128": 162_770,
+    "celeba256": 162_770,
+    "flowers64": 2_040,
+    "flowers128": 2_040,
+}
 """Number of training images of the data sets where it is known."""
 
 
@@ -111,7 +126,9 @@ def _home_expanded(path: str) -> str:
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, (bool, bytes)):  # Python takes True for 1, a typing error in a parameter file
+    if isinstance(
+        value, (bool, bytes)
+    ):  # Python takes True for 1, a typing error in a parameter file
         kind = "bytes" if isinstance(value, bytes) else "true or false"
         raise ValueError(f"must be a number, not {kind}")
     return value
@@ -133,7 +150,11 @@ def _list(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, (list, tuple)):  # a set has no order, and a generator may have no end
         return value
     example = list(RunConfig.model_fields[str(info.field_name)].default) or [1000]
-    text = value if isinstance(value, str) and re.fullmatch(r"\[[\d., e-]{1,60}\]", value) else str(example)
+    text = (
+        value
+        if isinstance(value, str) and re.fullmatch(r"\[[\d., e-]{1,60}\]", value)
+        else str(example)
+    )
     raise ValueError(
         f'must be a list, such as {example}; papermill passes a list by -y "{info.field_name}: {text}" or by a file (-f)'
     )
@@ -168,7 +189,12 @@ Share = Annotated[float, Field(ge=0, le=1), Number]
 Decay = Annotated[float, Field(ge=0, lt=1), Number]
 
 
-PathName = Annotated[str, Field(strict=True, min_length=1, max_length=1000), AfterValidator(_path), BeforeValidator(_text)]
+PathName = Annotated[
+    str,
+    Field(strict=True, min_length=1, max_length=1000),
+    AfterValidator(_path),
+    BeforeValidator(_text),
+]
 
 
 class RunConfig(BaseModel):
@@ -185,7 +211,9 @@ class RunConfig(BaseModel):
     nearest known one), wrong types, values out of range and values that do not fit together.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
     model: ModelName = "as_intro"
     dataset: DatasetName = "8gaussians"
@@ -232,7 +260,9 @@ class RunConfig(BaseModel):
     milestones: Annotated[tuple[Count, ...], Field(max_length=1000), List] = ()
     ema: Decay = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**63), Whole] = 0
-    device: Annotated[str, Field(strict=True, pattern=r"^(auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?)$")] = "auto"
+    device: Annotated[
+        str, Field(strict=True, pattern=r"^(auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?)$")
+    ] = "auto"
     devices: Annotated[int, Field(ge=1, le=1024), Whole] = 1
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     channels_last: bool = False
@@ -257,7 +287,9 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.warmup is not None and self.warmup > self.iterations:
-            raise ValueError(f"warmup={self.warmup} exceeds iterations={self.iterations}; lower it or leave it out")
+            raise ValueError(
+                f"warmup={self.warmup} exceeds iterations={self.iterations}; lower it or leave it out"
+            )
         anneals = self.model == "as_intro" and self.c is None and self.c_schedule == "linear"
         if anneals and 5 * self.warmup_iterations() >= self.iterations > 1:
             raise ValueError(
@@ -265,29 +297,43 @@ class RunConfig(BaseModel):
                 f"iterations={self.iterations}, before the game begins; shorten warmup or fix c in [0, 1]"
             )
         if self.dataset == "folder" and self.data_dir is None:
-            raise ValueError("dataset='folder' needs data_dir, the folder that holds the images, got data_dir=None")
+            raise ValueError(
+                "dataset='folder' needs data_dir, the folder that holds the images, got data_dir=None"
+            )
         if self.batch_size % self.devices:
             raise ValueError(
                 f"devices={self.devices} cannot share batch_size={self.batch_size} equally; make batch_size a multiple of devices"
             )
         if self.devices > 1 and ":" in self.device:
-            raise ValueError(f"device={self.device!r} is one GPU, but devices={self.devices}; use device='cuda'")
+            raise ValueError(
+                f"device={self.device!r} is one GPU, but devices={self.devices}; use device='cuda'"
+            )
         if self.channels_last and self.dataset in DATASETS["points"]:
-            raise ValueError(f"channels_last=True is for images, but dataset={self.dataset!r}; leave it out")
+            raise ValueError(
+                f"channels_last=True is for images, but dataset={self.dataset!r}; leave it out"
+            )
         if self.fourier_features and self.dataset in DATASETS["images"]:
             raise ValueError(
                 f"fourier_features={self.fourier_features} is for points, but dataset={self.dataset!r}; leave it out"
             )
-        if self.decoder_std and (self.dataset not in DATASETS["points"] or self.model == "wgan_gp" or self.latent_dim < 3):
-            given = f"dataset={self.dataset!r}, model={self.model!r} and latent_dim={self.latent_dim}"
+        if self.decoder_std and (
+            self.dataset not in DATASETS["points"] or self.model == "wgan_gp" or self.latent_dim < 3
+        ):
+            given = (
+                f"dataset={self.dataset!r}, model={self.model!r} and latent_dim={self.latent_dim}"
+            )
             raise ValueError(
                 f"decoder_std={self.decoder_std} takes the last two latent axes of an autoencoder of points for its noise, "
                 f"which {given} do not allow; use decoder_std=0, or an autoencoder of points with latent_dim of at least 3"
             )
         if self.model == "as_intro" and self.estimator == "u" and self.batch_size < 2:
-            raise ValueError("estimator='u' needs batch_size of at least 2, got batch_size=1; use estimator='v'")
+            raise ValueError(
+                "estimator='u' needs batch_size of at least 2, got batch_size=1; use estimator='v'"
+            )
         if self.distance_reduction == "sum" and self.estimator == "u":
-            raise ValueError("distance_reduction='sum' takes all pairs, but estimator='u' leaves some out; use estimator='v'")
+            raise ValueError(
+                "distance_reduction='sum' takes all pairs, but estimator='u' leaves some out; use estimator='v'"
+            )
         return self
 
     @model_validator(mode="after")
@@ -296,10 +342,14 @@ class RunConfig(BaseModel):
         if size is None:  # points; of images the size is known by now
             return self
         if self.dataset in DATASETS["points"]:
-            raise ValueError(f"resolution={size} is for images, but dataset={self.dataset!r}; leave it out")
+            raise ValueError(
+                f"resolution={size} is for images, but dataset={self.dataset!r}; leave it out"
+            )
         own = RESOLUTIONS[self.dataset]
         if self.dataset != "folder" and size != own:
-            raise ValueError(f"resolution={size}: dataset={self.dataset!r} has images of {own}x{own}; leave it out")
+            raise ValueError(
+                f"resolution={size}: dataset={self.dataset!r} has images of {own}x{own}; leave it out"
+            )
         if size % 2**times:
             raise ValueError(
                 f"widths={self.widths} halves the image {times} times, which resolution={size} does not allow; "
@@ -323,11 +373,17 @@ class RunConfig(BaseModel):
             return self
         given = f"feature_network={self.feature_network!r}"
         if self.dataset in DATASETS["points"]:
-            raise ValueError(f"{given} looks at images, dataset={self.dataset!r} is points; use feature_network=None")
+            raise ValueError(
+                f"{given} looks at images, dataset={self.dataset!r} is points; use feature_network=None"
+            )
         if self.feature_network == "mnist-classifier" and self.dataset not in DIGITS:
-            raise ValueError(f"{given} knows digits only, not dataset={self.dataset!r}; use feature_network='inception' or None")
+            raise ValueError(
+                f"{given} knows digits only, not dataset={self.dataset!r}; use feature_network='inception' or None"
+            )
         if self.evaluation_samples < 4:
-            raise ValueError(f"{given} needs evaluation_samples of at least 4, got {self.evaluation_samples}")
+            raise ValueError(
+                f"{given} needs evaluation_samples of at least 4, got {self.evaluation_samples}"
+            )
         return self
 
     @classmethod
@@ -341,10 +397,16 @@ class RunConfig(BaseModel):
         Raises ParameterError as RunConfig does, and for a data set of another kind.
         """
         later = _made_later(namespace)
-        given = {name: value for name, value in namespace.items() if _is_parameter(name, value) and name not in later}
+        given = {
+            name: value
+            for name, value in namespace.items()
+            if _is_parameter(name, value) and name not in later
+        }
         config = cls(**given)
         if kind is not None and config.dataset not in DATASETS[kind]:
-            raise ParameterError(f"dataset={config.dataset!r}: this notebook takes {', '.join(DATASETS[kind])}")
+            raise ParameterError(
+                f"dataset={config.dataset!r}: this notebook takes {', '.join(DATASETS[kind])}"
+            )
         if isinstance(namespace, MutableMapping) and not _history(namespace):
             namespace["_read_before"] = id(namespace), frozenset(namespace) - later
         return config
@@ -358,12 +420,20 @@ class RunConfig(BaseModel):
         name = self.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
-        available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        available = {
+            "cuda": torch.cuda.is_available(),
+            "mps": torch.backends.mps.is_available(),
+            "cpu": True,
+        }
         if not available[name.split(":")[0]]:
-            raise ParameterError(f"device={name!r}: this machine has none; use device='auto' or 'cpu'")
+            raise ParameterError(
+                f"device={name!r}: this machine has none; use device='auto' or 'cpu'"
+            )
         device, count = torch.device(name), torch.cuda.device_count()
         if device.type == "cuda" and (device.index or 0) >= count:
-            raise ParameterError(f"device={name!r}: this machine has {count} GPUs, counted from cuda:0; use device='auto'")
+            raise ParameterError(
+                f"device={name!r}: this machine has {count} GPUs, counted from cuda:0; use device='auto'"
+            )
         return device
 
 
@@ -379,7 +449,9 @@ def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], free: Collection[str] = ()) -> str:
+def differences(
+    saved: Mapping[str, Any], wanted: Mapping[str, Any], free: Collection[str] = ()
+) -> str:
     """Return what differs between two runs as "name X there, Y here", joined by commas; empty where nothing does.
 
     saved, wanted: name -> value as in JSON; the names of `wanted` are compared. free: names that may differ.
@@ -415,7 +487,11 @@ def _made_later(namespace: Mapping[str, Any]) -> set[str]:
     history = _history(namespace)
     if not history:
         whose, before = namespace.get("_read_before", (None, frozenset()))
-        return set(namespace) - before - RunConfig.model_fields.keys() if whose == id(namespace) else set()
+        return (
+            set(namespace) - before - RunConfig.model_fields.keys()
+            if whose == id(namespace)
+            else set()
+        )
     later: set[str] = set()
     behind = False
     for cell in history[:-1]:  # the last one is this call
@@ -436,11 +512,16 @@ def _assigned(cell: str) -> set[str]:
         nodes = list(ast.walk(ast.parse(cell)))
     except (SyntaxError, ValueError):
         return set()
-    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return {
+        node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
 
 
 MESSAGES = {
-    **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "must be a whole number, such as 1000"),
+    **dict.fromkeys(
+        ("int_type", "int_parsing", "int_parsing_size", "int_from_float"),
+        "must be a whole number, such as 1000",
+    ),
     **dict.fromkeys(("float_type", "float_parsing"), "must be a number, such as 0.5"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
     "finite_number": "must be finite",
@@ -473,7 +554,9 @@ def _in_one_line(problem: dict[str, Any]) -> str:
     message = message.removeprefix("Value error, ")
     if value is None:
         return f"{name}=None: {message}; leave it out for the default"
-    if problem["type"] in ("literal_error", "string_pattern_mismatch") and (near := _nearest(value, message)):
+    if problem["type"] in ("literal_error", "string_pattern_mismatch") and (
+        near := _nearest(value, message)
+    ):
         message += f"; did you mean {near[0]!r}?"
     return f"{name}={short(value)}: {message}"
 
@@ -495,7 +578,13 @@ def _nearest(value: Any, message: str) -> list[str]:
 _shortened = reprlib.Repr()
 
 
-_shortened.maxlevel, _shortened.maxlist, _shortened.maxtuple, _shortened.maxstring, _shortened.maxother = 2, 16, 16, 100, 100
+(
+    _shortened.maxlevel,
+    _shortened.maxlist,
+    _shortened.maxtuple,
+    _shortened.maxstring,
+    _shortened.maxother,
+) = 2, 16, 16, 100, 100
 
 
 def short(value: Any) -> str:

@@ -22,7 +22,9 @@ def embedded(name: str) -> Path:
     for place in places:
         if place.exists():
             return place
-    raise FileNotFoundError(f"embedded data {name!r} not found in {' or '.join(map(str, places))}; reinstall the package")
+    raise FileNotFoundError(
+        f"embedded data {name!r} not found in {' or '.join(map(str, places))}; reinstall the package"
+    )
 
 
 STALE = 3600
@@ -57,10 +59,14 @@ def write_atomically(path: Path, content: bytes, previous: Path | None = None) -
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        reason = f"{error.strerror}; what was saved before is kept, and the same command goes on from it"
+        reason = (
+            f"{error.strerror}; what was saved before is kept, and the same command goes on from it"
+        )
         raise OSError(error.errno, reason, str(path)) from None
     remove_leftovers(target)
-    with suppress(OSError):  # where folders cannot be synchronised: Windows, some network file systems
+    with suppress(
+        OSError
+    ):  # where folders cannot be synchronised: Windows, some network file systems
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # else the new name may be lost with the power

@@ -12,5 +12,7 @@ def generator_for(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     A run that resumes at iteration i, one process of several and one member of an ensemble therefore see the draws of
     the uninterrupted single run. seed, index: integers ≥ 0. purpose: one of PURPOSES.
     """
-    words = np.random.SeedSequence([seed, PURPOSES.index(purpose), index]).generate_state(1, np.uint64)
+    words = np.random.SeedSequence([seed, PURPOSES.index(purpose), index]).generate_state(
+        1, np.uint64
+    )
     return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))

@@ -13,7 +13,9 @@ def processors(root: Path = Path("/")) -> int:
 
     root: the folder that holds proc/self/cgroup and sys/fs/cgroup.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return max(1, int(min([allowed, *quotas(root)])))
 
 

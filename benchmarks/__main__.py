@@ -13,13 +13,20 @@ from pathlib import Path
 from benchmarks.measuring import machine
 
 FOLDER = Path(__file__).parent
-names = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "__main__", "measuring"))
+names = sorted(
+    path.stem
+    for path in FOLDER.glob("*.py")
+    if path.stem not in ("__init__", "__main__", "measuring")
+)
 
 
 def main(wanted: list[str]) -> int:
     """Print, write the results, return the exit status."""
     if unknown := set(wanted) - set(names):
-        print(f"benchmarks: no {', '.join(sorted(unknown))}; there are {', '.join(names)}", file=sys.stderr)
+        print(
+            f"benchmarks: no {', '.join(sorted(unknown))}; there are {', '.join(names)}",
+            file=sys.stderr,
+        )
         return 2
     here = machine()
     print(*(f"{key} {value}" for key, value in here.items()), sep=" · ")

@@ -25,7 +25,10 @@ HEAVY = (
 def chapters() -> dict[str, float]:
     """Seconds of each chapter when it was last executed; nothing is executed here."""
     paths = sorted((ROOT / "book").glob("[0-9]*.ipynb"))
-    return {path.stem: json.loads(path.read_text())["metadata"]["execution"]["seconds"] for path in paths}
+    return {
+        path.stem: json.loads(path.read_text())["metadata"]["execution"]["seconds"]
+        for path in paths
+    }
 
 
 def runs() -> dict[str, float]:
@@ -42,30 +45,45 @@ def stages() -> dict[str, float]:
 
 def python(code: str) -> str:
     """What a new Python prints."""
-    return subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ).stdout
 
 
 def imported() -> list[str]:
     """Which of HEAVY `import asintrovae` brings with it."""
-    return python(f"import sys, asintrovae; print(*(name for name in {HEAVY} if name in sys.modules))").split()
+    return python(
+        f"import sys, asintrovae; print(*(name for name in {HEAVY} if name in sys.modules))"
+    ).split()
 
 
 def run() -> tuple[dict[str, Any], list[str]]:
     """Print the tables; returns what was measured, and the limits that were exceeded."""
     took, trained, built = chapters(), runs(), stages()
     modules = ("torch", "asintrovae", "asintrovae.figures.plots")
-    times = alternate({name: lambda name=name: python(f"import {name}") for name in modules}, seconds=6.0, rounds=2)
+    times = alternate(
+        {name: lambda name=name: python(f"import {name}") for name in modules},
+        seconds=6.0,
+        rounds=2,
+    )
     heavy, ratio = imported(), times["asintrovae"] / times["torch"]
     print("\nseconds of the chapters, as recorded when they were executed")
     for name, seconds in took.items():
         print(f"{name:22s} {seconds:6.1f}")
     print(f"{'all together':22s} {sum(took.values()):6.1f}")
-    print("training in this build:", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in trained.items()) or "none")
+    print(
+        "training in this build:",
+        ", ".join(f"{name} {seconds:.0f} s" for name, seconds in trained.items()) or "none",
+    )
     print(
         "stages of the last build and test here:",
         ", ".join(f"{name} {seconds:.0f} s" for name, seconds in built.items()) or "none",
     )
-    print("import:", ", ".join(f"{name} {seconds:.2f} s" for name, seconds in times.items()), f"- {ratio:.2f} times torch alone")
+    print(
+        "import:",
+        ", ".join(f"{name} {seconds:.2f} s" for name, seconds in times.items()),
+        f"- {ratio:.2f} times torch alone",
+    )
     limits = {
         "all chapters: 8 minutes": sum(took.values()) <= 480,
         "a chapter: 60 seconds, as its first line says": max(took.values()) <= 60,

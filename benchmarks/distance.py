@@ -25,7 +25,10 @@ LARGE, HUGE = (512, 256), (4096, 512)  # B, n: where both run, and where only ti
 
 def axis_kernel(mu_a: Tensor, var_a: Tensor, mu_b: Tensor, var_b: Tensor, prior: bool) -> Tensor:
     """Log of the kernel of one axis. The latent axis comes first, which is the faster of the two orders for eager code."""
-    delta, s = mu_a.T[:, :, None] - mu_b.T[:, None], var_a.T[:, :, None] + var_b.T[:, None]  # (n, N, M)
+    delta, s = (
+        mu_a.T[:, :, None] - mu_b.T[:, None],
+        var_a.T[:, :, None] + var_b.T[:, None],
+    )  # (n, N, M)
     log_k = -0.5 * (delta**2 / s + torch.log(2 * math.pi * s))
     if prior:
         m = (mu_a.T[:, :, None] * var_b.T[:, None] + mu_b.T[:, None] * var_a.T[:, :, None]) / s
@@ -60,7 +63,9 @@ def posteriors(B: int, n: int, members: int = 0) -> list[Tensor]:
     return [t.requires_grad_() for t in (means[0], variances[0], means[1], variances[1])]
 
 
-def step(distance: Callable[..., Tensor], given: list[Tensor], kernel: str = "mean") -> list[Tensor]:
+def step(
+    distance: Callable[..., Tensor], given: list[Tensor], kernel: str = "mean"
+) -> list[Tensor]:
     """D, of every member where there are members, and its gradients."""
     over = vmap(distance, (0, 0, 0, 0, None)) if given[0].dim() == 3 else distance
     D = over(*given, kernel)
@@ -81,20 +86,31 @@ def counted(name: str, given: list[Tensor], kernel: str) -> LiveBytes:
     return counter
 
 
-def compare(B: int, n: int, kernel: str = "mean", members: int = 0, threads: int = 0, seconds: float = 1.0) -> dict[str, Any]:
+def compare(
+    B: int, n: int, kernel: str = "mean", members: int = 0, threads: int = 0, seconds: float = 1.0
+) -> dict[str, Any]:
     """One row: times and memory of both, and their ratios. threads: 0 for all there are. seconds: 0 for two turns."""
     every = torch.get_num_threads()
     torch.set_num_threads(threads or every)
     given = posteriors(B, n, members)
-    times = alternate({name: lambda f=f: step(f, given, kernel) for name, f in DISTANCES.items()}, seconds, 3 if seconds else 2)
-    with torch_threads(1):  # each further thread has a tile more, 2 MB, which the counter does not see
+    times = alternate(
+        {name: lambda f=f: step(f, given, kernel) for name, f in DISTANCES.items()},
+        seconds,
+        3 if seconds else 2,
+    )
+    with torch_threads(
+        1
+    ):  # each further thread has a tile more, 2 MB, which the counter does not see
         memory = {name: counted(name, given, kernel).peak for name in DISTANCES}
     row = {"B": B, "n": n, "kernel": kernel, "members": members, "threads": torch.get_num_threads()}
     row["path"] = "tiles" if n * (2 * B) ** 2 > TILE["cpu"] else "one tile"
     torch.set_num_threads(every)
     for name in DISTANCES:
         row |= {f"{name}_seconds": times[name], f"{name}_bytes": memory[name]}
-    row |= {"faster": times["dense"] / times["package"], "smaller": memory["dense"] / memory["package"]}
+    row |= {
+        "faster": times["dense"] / times["package"],
+        "smaller": memory["dense"] / memory["package"],
+    }
     columns = [1e3 * times["dense"], 1e3 * times["package"], row["faster"]]
     columns += [memory["dense"] / 1e6, memory["package"] / 1e6, row["smaller"]]
     numbers = " ".join(f"{column:9.2f}" for column in columns)
@@ -124,7 +140,9 @@ def most_held() -> int:
     status = Path("/proc/self/status")
     if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
         return 1024 * int(found[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def ceilings() -> dict[str, float]:
@@ -149,11 +167,23 @@ def ceilings() -> dict[str, float]:
     }
     times = alternate(calls, seconds=4.0)
     rates = {name: x.numel() / seconds for name, seconds in times.items()}
-    return rates | {"matmul": 2 * 1024**3 / times["matmul"], "stream": 2 * large.nbytes / times["stream"]}
+    return rates | {
+        "matmul": 2 * 1024**3 / times["matmul"],
+        "stream": 2 * large.nbytes / times["stream"],
+    }
 
 
 # Passes over the numbers of a tile of the "mean" kernel, forward and backward
-PASSES = {"outer": 2, "mul": 6, "div": 1, "addcmul": 1, "rsqrt": 1, "exp2": 1, "sum rows": 3, "sum columns": 2}
+PASSES = {
+    "outer": 2,
+    "mul": 6,
+    "div": 1,
+    "addcmul": 1,
+    "rsqrt": 1,
+    "exp2": 1,
+    "sum rows": 3,
+    "sum columns": 2,
+}
 
 
 def against_ceilings(row: dict[str, Any], rates: dict[str, float]) -> dict[str, float]:
@@ -178,10 +208,16 @@ def against_ceilings(row: dict[str, Any], rates: dict[str, float]) -> dict[str, 
     )
     reached, by_memory = found["share_of_floor"], found["dense_share_of_stream"]
     gigabytes = {name: size / 1e9 for name, size in made.items()}
-    print(f"B = {B}, n = {n}: {numbers / 1e6:.0f}e6 pairs by axis, {sum(PASSES.values())} passes over them in the cache:")
-    print(f"{floor:.3f} s one by one, ours takes {1 / reached:.1f} times as long; {gigabytes['package']:.3f} GB of new arrays")
+    print(
+        f"B = {B}, n = {n}: {numbers / 1e6:.0f}e6 pairs by axis, {sum(PASSES.values())} passes over them in the cache:"
+    )
+    print(
+        f"{floor:.3f} s one by one, ours takes {1 / reached:.1f} times as long; {gigabytes['package']:.3f} GB of new arrays"
+    )
     print(f"dense: {gigabytes['dense']:.1f} GB of new arrays,", end=" ")
-    print(f"each byte written and read at least once: {by_memory:.0%} of its time at the speed of memory")
+    print(
+        f"each byte written and read at least once: {by_memory:.0%} of its time at the speed of memory"
+    )
     return found
 
 
@@ -194,18 +230,33 @@ def compiled(row: dict[str, Any]) -> dict[str, float] | None:
     start = time.perf_counter()
     step(fused, given)
     once = time.perf_counter() - start
-    times = alternate({"compiled": lambda: step(fused, given), "package": lambda: step(as_distance, given)}, seconds=2.0)
+    times = alternate(
+        {"compiled": lambda: step(fused, given), "package": lambda: step(as_distance, given)},
+        seconds=2.0,
+    )
     gain = times["package"] - times["compiled"]
-    verdict = f"pays after {once / gain:.0f} steps" if gain > 0 else "never pays, a step takes longer"
+    verdict = (
+        f"pays after {once / gain:.0f} steps" if gain > 0 else "never pays, a step takes longer"
+    )
     each = "{compiled:.2f} s a step against {package:.2f} s".format(**times)
     print(f"dense under torch.compile: {once:.0f} s for the first, then {each}: {verdict}")
-    return {"compile_seconds": once, "compiled_seconds": times["compiled"], "package_seconds": times["package"]}
+    return {
+        "compile_seconds": once,
+        "compiled_seconds": times["compiled"],
+        "package_seconds": times["package"],
+    }
 
 
 def run() -> tuple[dict[str, Any], list[str]]:
     """Print the table; returns what was measured, and the targets that were missed."""
-    print("\n    B    n kernel   members path     dense/ms   ours/ms    faster  dense/MB   ours/MB   smaller")
-    small = [compare(32, 2, threads=1), compare(256, 2, threads=1), compare(256, 2, members=30, threads=1, seconds=3.0)]
+    print(
+        "\n    B    n kernel   members path     dense/ms   ours/ms    faster  dense/MB   ours/MB   smaller"
+    )
+    small = [
+        compare(32, 2, threads=1),
+        compare(256, 2, threads=1),
+        compare(256, 2, members=30, threads=1, seconds=3.0),
+    ]
     rows = [compare(256, 2, kernel, threads=1) for kernel in KERNELS[1:]]
     sizes = [(B, n) for n in (2, 32, 128) for B in (32, 64, 128, 256, 512) if B**2 * n < 2**24]
     rows += [compare(B, n, seconds=0.5) for B, n in sizes]
@@ -215,13 +266,21 @@ def run() -> tuple[dict[str, Any], list[str]]:
     huge = peak_memory("package", *HUGE)
     smaller = ratio_memory[0]["grown"] / ratio_memory[1]["grown"]
     grown = [found["grown"] / 1e9 for found in (*ratio_memory, huge)]
-    print(f"\nprocesses, B = 512, n = 256: dense grows by {grown[0]:.2f} GB, ours by {grown[1]:.3f} GB")
-    print(f"B = 4096, n = 512: {huge['seconds']:.0f} s, {huge['most'] / 1e9:.2f} GB in all, {grown[2]:.2f} GB of them for D")
+    print(
+        f"\nprocesses, B = 512, n = 256: dense grows by {grown[0]:.2f} GB, ours by {grown[1]:.3f} GB"
+    )
+    print(
+        f"B = 4096, n = 512: {huge['seconds']:.0f} s, {huge['most'] / 1e9:.2f} GB in all, {grown[2]:.2f} GB of them for D"
+    )
     rates = ceilings()
     wrong = max(error(*size, kernel) for size in ((33, 2, 3), (70, 40, 0)) for kernel in KERNELS)
     measured = {
         "rows": [*small, *rows, large],
-        "processes": {"dense": ratio_memory[0], "package": ratio_memory[1], "package 4096 x 512": huge},
+        "processes": {
+            "dense": ratio_memory[0],
+            "package": ratio_memory[1],
+            "package 4096 x 512": huge,
+        },
         "ceilings": rates,
         "large": against_ceilings(large, rates),
         "compiled": compiled(large),

@@ -16,7 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-def alternate(calls: dict[str, Callable[[], Any]], seconds: float = 1.0, rounds: int = 3) -> dict[str, float]:
+def alternate(
+    calls: dict[str, Callable[[], Any]], seconds: float = 1.0, rounds: int = 3
+) -> dict[str, float]:
     """Shortest time of each call, in seconds. They take turns, so that a busy machine is busy for all of them.
 
     seconds: goes on for about so long. rounds: but for so many turns at least, after one that does not count.
@@ -54,7 +56,9 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _note(self, tensors: Any, count: bool) -> None:
-        self.alive = {key: (ref, size) for key, (ref, size) in self.alive.items() if not ref.expired()}
+        self.alive = {
+            key: (ref, size) for key, (ref, size) in self.alive.items() if not ref.expired()
+        }
         for tensor in tree_leaves(tensors):
             if isinstance(tensor, torch.Tensor):
                 ref = StorageWeakRef(tensor.untyped_storage())

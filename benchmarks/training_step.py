@@ -29,14 +29,22 @@ MODELS = ("vae", "intro", "soft_intro", "as_intro", "wgan_gp")
 WEIGHTS = {"beta_rec": 0.2, "beta_kl": 0.3, "beta_neg": 0.9}  # C1 of 8 Gaussians
 REFERENCE = {"widths": (256,) * 4, "batch_size": 512, "learning_rate": 2e-4, "iterations": 30_000}
 LAPTOP = {"widths": (128, 128), "batch_size": 256, "iterations": 8_000}
-DIGITS = {"dataset": "mnist-subset", "latent_dim": 32, "widths": (16, 32), "batch_size": 32, "iterations": 1_122}
+DIGITS = {
+    "dataset": "mnist-subset",
+    "latent_dim": 32,
+    "widths": (16, 32),
+    "batch_size": 32,
+    "iterations": 1_122,
+}
 PUBLISHED_DIGITS = DIGITS | {"widths": (64, 128), "batch_size": 128, "iterations": 70_000}
 FAST = {"precision": "bf16-mixed", "channels_last": True, "compile": True}
 
 
 def loop_of(device: str = "cpu", **parameters: Any) -> Loop:
     """A run before its first iteration. What it would save goes nowhere."""
-    config = RunConfig(**{**WEIGHTS, "warmup": 0, "run_dir": tempfile.gettempdir(), "device": device, **parameters})
+    config = RunConfig(
+        **{**WEIGHTS, "warmup": 0, "run_dir": tempfile.gettempdir(), "device": device, **parameters}
+    )
     data = build_data(config)
     model = build_model(config, data.shape)
     loop = Loop(model.train(), build_objective(config), data, config)
@@ -52,7 +60,10 @@ def iterating(loop: Loop) -> Callable[[], Any]:
 
 def points(batch_size: int) -> Tensor:
     """A batch of 8 Gaussians, (B, 2), drawn point by point."""
-    centers = [(math.sqrt(2) * math.cos(k * math.pi / 4), math.sqrt(2) * math.sin(k * math.pi / 4)) for k in range(8)]
+    centers = [
+        (math.sqrt(2) * math.cos(k * math.pi / 4), math.sqrt(2) * math.sin(k * math.pi / 4))
+        for k in range(8)
+    ]
     batch = []
     for _ in range(batch_size):
         point, center = np.random.randn(2) * 0.02 / math.sqrt(2), random.choice(centers)
@@ -67,7 +78,9 @@ def toy_halves(width: int, latent_dim: int = 2) -> tuple[nn.Module, nn.Module]:
 
     def layers(size_in: int, size_out: int) -> nn.Sequential:
         hidden = [part for _ in range(3) for part in (nn.Linear(width, width), nn.ReLU())]
-        return nn.Sequential(nn.Linear(size_in, width), nn.ReLU(), *hidden, nn.Linear(width, size_out))
+        return nn.Sequential(
+            nn.Linear(size_in, width), nn.ReLU(), *hidden, nn.Linear(width, size_out)
+        )
 
     return layers(2, 2 * latent_dim), layers(latent_dim, 2)
 
@@ -78,9 +91,13 @@ class Eager:
     The fakes of the encoder phase are made a second time in the decoder phase, from the same latents. draw: makes a batch.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, draw: Callable[[], Tensor], latent_dim: int) -> None:
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, draw: Callable[[], Tensor], latent_dim: int
+    ) -> None:
         self.encoder, self.decoder, self.draw, self.latent_dim = encoder, decoder, draw, latent_dim
-        self.optimizers = [Adam(half.parameters(), REFERENCE["learning_rate"]) for half in (encoder, decoder)]
+        self.optimizers = [
+            Adam(half.parameters(), REFERENCE["learning_rate"]) for half in (encoder, decoder)
+        ]
         self.beta_rec, self.beta_kl, self.beta_neg = WEIGHTS.values()
         self.alpha, self.gamma_r = 2.0, 1e-8
 
@@ -113,7 +130,10 @@ class Eager:
         loss_e = kappa * (self.beta_rec * error(x, x_r) + self.beta_kl * divergence(q)).mean()
         for fake in (x_g, x_r):  # as published, the error's gradient reaches the fake, too
             q_s = self.encode(fake.detach())
-            elbo = -kappa * (self.beta_rec * error(fake, self.decoder(sampled(q_s))) + self.beta_neg * divergence(q_s))
+            elbo = -kappa * (
+                self.beta_rec * error(fake, self.decoder(sampled(q_s)))
+                + self.beta_neg * divergence(q_s)
+            )
             loss_e = loss_e + (self.alpha * elbo).exp().mean() / (2 * self.alpha)
         self.learn(0, loss_e)
         self.freeze(encoder=True, decoder=False)
@@ -122,7 +142,11 @@ class Eager:
         for fake in (x_g, x_r):
             q_s = self.encode(fake)
             again = error(fake.detach(), self.decoder(sampled(q_s).detach()))
-            loss_d = loss_d + 0.5 * (self.beta_kl * divergence(q_s) + self.gamma_r * self.beta_rec * again).mean()
+            loss_d = (
+                loss_d
+                + 0.5
+                * (self.beta_kl * divergence(q_s) + self.gamma_r * self.beta_rec * again).mean()
+            )
         loss_d = kappa * loss_d
         self.learn(1, loss_d)
         return [value.item() for value in (loss_e, loss_d, looked_at)]
@@ -156,7 +180,10 @@ def largest_costs(call: Callable[[], Any], count: int = 3) -> dict[str, float]:
     cuda = torch.cuda.is_available()
     with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda) as found:
         call()
-    rows = {row.key: row.self_device_time_total if cuda else row.self_cpu_time_total for row in found.key_averages()}
+    rows = {
+        row.key: row.self_device_time_total if cuda else row.self_cpu_time_total
+        for row in found.key_averages()
+    }
     most = sorted(rows, key=lambda name: -rows[name])[:count]
     return {name: rows[name] / sum(rows.values()) for name in most}
 
@@ -171,7 +198,9 @@ def against_published(seconds: float = 20.0) -> dict[str, Any]:
     }
     assert not above_rounding(RunConfig().gamma_r, torch.float32)  # else the last two are the same
     work = {name: operations(call) for name, call in calls.items()}
-    times = alternate({**calls, "matmul": lambda: side @ side, "points": lambda: points(512)}, seconds)
+    times = alternate(
+        {**calls, "matmul": lambda: side @ side, "points": lambda: points(512)}, seconds
+    )
     peak = 2 * 1024**3 / times["matmul"]
     print("\ntoy protocol of the papers' size: 4 x 256, B = 512, S-IntroVAE")
     rows = {}
@@ -208,22 +237,40 @@ def bare(loop: Loop, count: int) -> None:
 
 def overhead(model: str, protocol: dict[str, Any], count: int, seconds: float) -> dict[str, Any]:
     """What logging, the moving average, the guard and the progress bar add to `count` iterations; logged once among them."""
-    given = {"model": model, **protocol, "iterations": count, "log_every": count, "checkpoint_every": count, "c": 0.5}
+    given = {
+        "model": model,
+        **protocol,
+        "iterations": count,
+        "log_every": count,
+        "checkpoint_every": count,
+        "c": 0.5,
+    }
     plain, whole = loop_of(**given), loop_of(**given, ema=0.999)
     with redirect_stderr(io.StringIO()):  # the bar is drawn, not shown
-        times = alternate({"bare": lambda: bare(plain, count), "loop": lambda: whole.run(model)}, seconds)
+        times = alternate(
+            {"bare": lambda: bare(plain, count), "loop": lambda: whole.run(model)}, seconds
+        )
     share = times["loop"] / times["bare"] - 1
     row = {"model": model, "widths": protocol["widths"], "batch_size": protocol["batch_size"]}
     shape = f"{len(row['widths'])} x {row['widths'][0]}, B = {row['batch_size']}"
-    print(f"{model:10s} {shape:18s} {1e3 * times['bare'] / count:8.2f} ms bare  loop adds {share:6.1%}", flush=True)
-    return row | {"bare_seconds": times["bare"] / count, "loop_seconds": times["loop"] / count, "overhead": share}
+    print(
+        f"{model:10s} {shape:18s} {1e3 * times['bare'] / count:8.2f} ms bare  loop adds {share:6.1%}",
+        flush=True,
+    )
+    return row | {
+        "bare_seconds": times["bare"] / count,
+        "loop_seconds": times["loop"] / count,
+        "overhead": share,
+    }
 
 
 def measure_compiled(protocol: str) -> None:
     """The other end of `compiled`: seconds of the first iterations that compile, then of one, compiled and not."""
     torch._inductor.config.force_disable_caches = True  # type: ignore[attr-defined]
     given = {"toy": REFERENCE, "digits": DIGITS}[protocol]
-    fused, eager = (iterating(loop_of(model="soft_intro", compile=on, **given)) for on in (True, False))
+    fused, eager = (
+        iterating(loop_of(model="soft_intro", compile=on, **given)) for on in (True, False)
+    )
     start = time.perf_counter()
     fused()
     fused()
@@ -237,12 +284,22 @@ def compiled(protocol: str, iterations: int) -> dict[str, Any] | None:
     if not (shutil.which("g++") or shutil.which("clang++")):
         print(f"{protocol:10s} no compiler")
         return None
-    once, fused, eager = map(float, in_another_process("benchmarks.training_step", protocol).split())
+    once, fused, eager = map(
+        float, in_another_process("benchmarks.training_step", protocol).split()
+    )
     breaks_even = once / (eager - fused) if eager > fused else math.inf
     verdict = f"pays after {breaks_even:,.0f} iterations" if eager > fused else "never pays"
-    print(f"{protocol:10s} {once:5.0f} s to compile, then {1e3 * fused:.1f} ms against {1e3 * eager:.1f} ms: {verdict}", end="; ")
+    print(
+        f"{protocol:10s} {once:5.0f} s to compile, then {1e3 * fused:.1f} ms against {1e3 * eager:.1f} ms: {verdict}",
+        end="; ",
+    )
     print(f"a run has {iterations:,}", flush=True)
-    found = {"compile_seconds": once, "compiled_seconds": fused, "eager_seconds": eager, "iterations": iterations}
+    found = {
+        "compile_seconds": once,
+        "compiled_seconds": fused,
+        "eager_seconds": eager,
+        "iterations": iterations,
+    }
     return found | {"breaks_even": breaks_even if eager > fused else None}
 
 
@@ -252,7 +309,12 @@ def on_cuda(seconds: float = 20.0) -> dict[str, Any]:
     plain = build_model(loop.config, loop.data.shape)  # type: ignore[attr-defined]
     images, numbers = loop.data.train.cpu().float() / 255, itertools.count()  # type: ignore[attr-defined]
     chosen = [torch.randperm(len(images))[: loop.config.batch_size] for _ in range(20)]
-    eager = Eager(plain.encoder, plain.decoder, lambda: images[chosen[next(numbers) % 20]].cuda(), loop.config.latent_dim)
+    eager = Eager(
+        plain.encoder,
+        plain.decoder,
+        lambda: images[chosen[next(numbers) % 20]].cuda(),
+        loop.config.latent_dim,
+    )
     ours = iterating(loop)
 
     def waiting(call: Callable[[], Any]) -> Callable[[], None]:
@@ -265,9 +327,17 @@ def on_cuda(seconds: float = 20.0) -> dict[str, Any]:
         ours()
         torch.cuda.set_sync_debug_mode("default")
     ratio, costs = times["eager"] / times["ours"], largest_costs(waiting(ours))
-    print(torch.cuda.get_device_name(), "{eager:.3f} s eager, {ours:.3f} s ours, for ten:".format(**times), f"{ratio:.2f} times")
+    print(
+        torch.cuda.get_device_name(),
+        "{eager:.3f} s eager, {ours:.3f} s ours, for ten:".format(**times),
+        f"{ratio:.2f} times",
+    )
     print(f"{len(waits)} waits for the device in an iteration; largest costs", costs)
-    found = {"device": torch.cuda.get_device_name(), "eager_seconds": times["eager"] / 10, "ours_seconds": times["ours"] / 10}
+    found = {
+        "device": torch.cuda.get_device_name(),
+        "eager_seconds": times["eager"] / 10,
+        "ours_seconds": times["ours"] / 10,
+    }
     return found | {"faster": ratio, "waits": len(waits), "costs": costs}
 
 
@@ -281,7 +351,10 @@ def run() -> tuple[dict[str, Any], list[str]]:
     loops = [overhead("soft_intro", REFERENCE, 20, 12.0)]
     loops += [overhead(model, LAPTOP, 40, 3.0) for model in MODELS]
     print("\ntorch.compile, S-IntroVAE")
-    compiling = {name: compiled(name, given["iterations"]) for name, given in (("toy", REFERENCE), ("digits", DIGITS))}
+    compiling = {
+        name: compiled(name, given["iterations"])
+        for name, given in (("toy", REFERENCE), ("digits", DIGITS))
+    }
     cuda = None
     if torch.cuda.is_available():
         print("\nimages on CUDA")

@@ -10,7 +10,9 @@ import torch
 from asintrovae import RunConfig, build_data, build_model, build_objective
 
 torch.set_num_threads(1)
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background: tests interrupt runs
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as a shell starts what runs in the background: tests interrupt runs
     signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ["vae", "intro", "soft_intro", "as_intro", "wgan_gp"]
@@ -38,7 +40,14 @@ def mnist_root() -> Path:
 
 def tiny_config(run_dir: Path, **parameters: object) -> RunConfig:
     """A toy run of a second; anything can be overridden."""
-    small = {"iterations": 20, "widths": (16,), "batch_size": 32, "log_every": 5, "checkpoint_every": 10, "device": "cpu"}
+    small = {
+        "iterations": 20,
+        "widths": (16,),
+        "batch_size": 32,
+        "log_every": 5,
+        "checkpoint_every": 10,
+        "device": "cpu",
+    }
     return RunConfig(**{**small, "evaluation_samples": 200, "run_dir": str(run_dir), **parameters})
 
 

@@ -30,13 +30,18 @@ def cifar10(root, monkeypatch):
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
     for i, name in enumerate(names):
         shades = [200 if name == "test_batch" else 20 * i + j for j in range(2)]
-        content = {"data": np.repeat(np.array(shades, np.uint8)[:, None], 3072, 1), "labels": [0, 1]}
+        content = {
+            "data": np.repeat(np.array(shades, np.uint8)[:, None], 3072, 1),
+            "labels": [0, 1],
+        }
         (folder / name).write_bytes(pickle.dumps(content))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["a", "b"]}))
     sums = [[name, md5(folder / name)] for name in names]
     monkeypatch.setattr(datasets.CIFAR10, "train_list", sums[:5])
     monkeypatch.setattr(datasets.CIFAR10, "test_list", sums[5:])
-    monkeypatch.setattr(datasets.CIFAR10, "meta", {**datasets.CIFAR10.meta, "md5": md5(folder / "batches.meta")})
+    monkeypatch.setattr(
+        datasets.CIFAR10, "meta", {**datasets.CIFAR10.meta, "md5": md5(folder / "batches.meta")}
+    )
     return folder / "data_batch_3"
 
 
@@ -45,7 +50,11 @@ def celeba(root, monkeypatch):
     folder = root / "celeba"
     names = [f"{i:06d}.jpg" for i in range(1, 12)]
     for i, name in enumerate(names):
-        save(folder / "img_align_celeba" / name, 200 if i > 8 else 100 if i == 8 else 10 * i, (178, 218))
+        save(
+            folder / "img_align_celeba" / name,
+            200 if i > 8 else 100 if i == 8 else 10 * i,
+            (178, 218),
+        )
     tables = {
         "list_eval_partition.txt": ([], [0] * 8 + [1] + [2] * 2, 1),
         "identity_CelebA.txt": ([], range(11), 1),
@@ -54,9 +63,15 @@ def celeba(root, monkeypatch):
         "list_landmarks_align_celeba.txt": (["11", "lefteye_x lefteye_y"], [5] * 11, 2),
     }
     for table, (header, values, columns) in tables.items():
-        rows = [" ".join([name, *[str(value)] * columns]) for name, value in zip(names, values, strict=True)]
+        rows = [
+            " ".join([name, *[str(value)] * columns])
+            for name, value in zip(names, values, strict=True)
+        ]
         (folder / table).write_text("\n".join([*header, *rows]) + "\n")
-    sums = [(id_, md5(folder / table) if table in tables else old, table) for id_, old, table in datasets.CelebA.file_list]
+    sums = [
+        (id_, md5(folder / table) if table in tables else old, table)
+        for id_, old, table in datasets.CelebA.file_list
+    ]
     monkeypatch.setattr(datasets.CelebA, "file_list", sums)
     return folder / "identity_CelebA.txt"
 
@@ -68,7 +83,9 @@ def pet(root, monkeypatch):
         for name, shade in zip(names, shades, strict=True):
             save(folder / "images" / f"{name}.jpg", shade, (40, 25))
         (folder / "annotations").mkdir(exist_ok=True)
-        (folder / "annotations" / f"{split}.txt").write_text("".join(f"{name} 1 1 1\n" for name in names))
+        (folder / "annotations" / f"{split}.txt").write_text(
+            "".join(f"{name} 1 1 1\n" for name in names)
+        )
     return folder / "annotations" / "test.txt"
 
 
@@ -80,9 +97,17 @@ def flowers(root, monkeypatch):
         save(folder / "jpg" / f"image_{number:05d}.jpg", 200 if number > 8 else 10 * (number - 1))
     savemat(folder / "imagelabels.mat", {"labels": np.ones((1, 10), int)})
     savemat(
-        folder / "setid.mat", {"trnid": np.array([[1, 2, 3, 4, 5]]), "valid": np.array([[6, 7, 8]]), "tstid": np.array([[9, 10]])}
+        folder / "setid.mat",
+        {
+            "trnid": np.array([[1, 2, 3, 4, 5]]),
+            "valid": np.array([[6, 7, 8]]),
+            "tstid": np.array([[9, 10]]),
+        },
     )
-    sums = {key: (name, md5(folder / name) if name.endswith("mat") else old) for key, (name, old) in FLOWERS.items()}
+    sums = {
+        key: (name, md5(folder / name) if name.endswith("mat") else old)
+        for key, (name, old) in FLOWERS.items()
+    }
     monkeypatch.setattr(datasets.Flowers102, "_file_dict", sums)
     return folder / "setid.mat"
 

@@ -58,9 +58,14 @@ class Rehearsal:
         self.folder, self.python = folder, folder / "bin" / "python"
         (self.site,) = folder.glob("lib/python*/site-packages")
         (folder / "installed").mkdir()
-        folders = [Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+        folders = [
+            Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages"))
+        ]
         for entry in (entry for path in folders for entry in path.iterdir()):
-            link, checkout = folder / "installed" / entry.name, entry.name.startswith("asintrovae") or entry.suffix == ".pth"
+            link, checkout = (
+                folder / "installed" / entry.name,
+                entry.name.startswith("asintrovae") or entry.suffix == ".pth",
+            )
             if not checkout and not link.is_symlink():
                 link.symlink_to(entry)
         (self.site / "installed.pth").write_text(f"{folder / 'installed'}\nimport no_network\n")
@@ -70,10 +75,22 @@ class Rehearsal:
 
     def run(self, *arguments, cwd=None, **environment):
         """Python of the rehearsal, with no network, and nothing of this checkout or this user in its way."""
-        own = {"PYTHONNOUSERSITE": "1", "PIP_NO_INDEX": "1", "ASINTROVAE_DATA": "", "OMP_NUM_THREADS": "1", **environment}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV", "PIP_"))}
+        own = {
+            "PYTHONNOUSERSITE": "1",
+            "PIP_NO_INDEX": "1",
+            "ASINTROVAE_DATA": "",
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        }
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PYTHON", "VIRTUAL_ENV", "PIP_"))
+        }
         command = [*cut_off(), str(self.python), *map(str, arguments)]
-        return subprocess.run(command, cwd=cwd or self.folder, env={**kept, **own}, capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=cwd or self.folder, env={**kept, **own}, capture_output=True, text=True
+        )
 
     def execute(self, notebook, folder, **environment):
         """Execute it with its kernel in folder; the notebook with its outputs."""

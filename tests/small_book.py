@@ -33,9 +33,20 @@ def small_chapter() -> nbformat.NotebookNode:
     """A chapter with an equation, a folded solution, a cell and the record of its execution."""
     code = nbformat.v4.new_code_cell("print('witness:', True)", execution_count=1)
     code.outputs = [nbformat.v4.new_output("stream", name="stdout", text="witness: True\n")]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(CHAPTER.format("word " * 597)), code])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook.metadata["execution"] = {"seconds": 12.4, "machine": "any", "versions": {}, "date": "2026-01-01"}
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell(CHAPTER.format("word " * 597)), code]
+    )
+    notebook.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    notebook.metadata["execution"] = {
+        "seconds": 12.4,
+        "machine": "any",
+        "versions": {},
+        "date": "2026-01-01",
+    }
     return notebook
 
 
@@ -50,7 +61,15 @@ def build_small_book(root: Path) -> Path:
     (root / "_toc.yml").write_text(yaml.safe_dump(toc))
     (root / "book" / "index.md").write_text("# A small book\n\nIts only chapter is [](01_small).\n")
     nbformat.write(small_chapter(), root / "book" / "01_small.ipynb")
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(root), "-W", "-n", "--keep-going", "-q"]
+    command = [
+        str(Path(sys.executable).with_name("jupyter-book")),
+        "build",
+        str(root),
+        "-W",
+        "-n",
+        "--keep-going",
+        "-q",
+    ]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return root / "_build" / "html"

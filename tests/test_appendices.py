@@ -35,26 +35,49 @@ spec.loader.exec_module(appendices)
 def test_every_departure_names_its_test():
     rows = list(appendices.departures(BOOK))
     assert {chapter for chapter, *_ in rows} == {path.stem for path in appendices.chapters(BOOK)}
-    defined = set(re.findall(r"(?m)^def (test_\w+)", "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))))
+    defined = set(
+        re.findall(
+            r"(?m)^def (test_\w+)",
+            "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py")),
+        )
+    )
     for chapter, text, tests in rows:
         assert tests, f"{chapter}: {text} names no test"
         assert set(tests) <= defined, f"{chapter}: {text} names a test that does not exist"
 
 
 def test_chapters_execute_in_eight_minutes_together():
-    runs = [nbformat.read(path, as_version=4).metadata["execution"] for path in appendices.chapters(BOOK)]
+    runs = [
+        nbformat.read(path, as_version=4).metadata["execution"]
+        for path in appendices.chapters(BOOK)
+    ]
     assert sum(run["seconds"] for run in runs) < 8 * 60
     assert all({"machine", "versions", "date"} <= run.keys() for run in runs)
 
 
 ROWS = [
-    {"B": B, "n": n, "kernel": "mean", "members": 0, "threads": 2, "path": path, "faster": 2.0, "smaller": 3.0}
+    {
+        "B": B,
+        "n": n,
+        "kernel": "mean",
+        "members": 0,
+        "threads": 2,
+        "path": path,
+        "faster": 2.0,
+        "smaller": 3.0,
+    }
     | {"dense_seconds": B * n, "package_seconds": B, "dense_bytes": B * n, "package_bytes": B}
     for n in (2, 32)
     for B, path in ((32, "one tile"), (64, "tiles"), (128, "tiles"))
 ]
 PLACE = {"processor": "a processor", "threads": 2, "system": "Linux", "python": "3", "torch": "2"}
-TIMES = {"bare_seconds": 0.1, "overhead": 0.02, "compiled_seconds": 0.1, "eager_seconds": 0.2, "ours_seconds": 0.1}
+TIMES = {
+    "bare_seconds": 0.1,
+    "overhead": 0.02,
+    "compiled_seconds": 0.1,
+    "eager_seconds": 0.2,
+    "ours_seconds": 0.1,
+}
 RESULTS = {
     "distance": {
         "machine": PLACE,
@@ -64,11 +87,17 @@ RESULTS = {
     },
     "training_step": {
         "machine": PLACE,
-        "rows": {name: {"seconds": 0.1, "operations": 4e9, "share_of_peak": 0.7} for name in ("published", "ours")},
+        "rows": {
+            name: {"seconds": 0.1, "operations": 4e9, "share_of_peak": 0.7}
+            for name in ("published", "ours")
+        },
         "peak": 1e11,
         "costs": {"aten::mm": 0.5},
         "loops": [{"model": "vae", "widths": [8, 8], "batch_size": 4, **TIMES}],
-        "compiled": {"toy": None, "digits": {"compile_seconds": 60.0, "iterations": 9, "breaks_even": None, **TIMES}},
+        "compiled": {
+            "toy": None,
+            "digits": {"compile_seconds": 60.0, "iterations": 9, "breaks_even": None, **TIMES},
+        },
         "cuda": {"device": "a GPU", "faster": 4.0, "waits": 0, "costs": {"conv": 0.5}, **TIMES},
     },
     "book": {"machine": PLACE, "stages": {"pages": 61.2, "tests": 900.0}},
@@ -84,7 +113,13 @@ def recorded(tmp_path):
 
 
 def test_the_page_on_speed_shows_what_was_recorded(recorded):
-    said = {"distance": "2.0 times", "step": "4.00", "loops": "2.0%", "compiled": "no compiler", "cuda": "4.0 times"}
+    said = {
+        "distance": "2.0 times",
+        "step": "4.00",
+        "loops": "2.0%",
+        "compiled": "no compiler",
+        "cuda": "4.0 times",
+    }
     said["stages"] = "900"
     for part in appendices.SPEED:
         text = appendices.speed(recorded, part)
@@ -99,7 +134,10 @@ def test_every_recorded_benchmark_can_be_shown():
     for part in appendices.SPEED:
         text = appendices.speed(BOOK, part)
         for record in appendices.results(BOOK):
-            assert appendices.SPEED[part][0] not in record or record[appendices.SPEED[part][0]]["machine"]["processor"] in text
+            assert (
+                appendices.SPEED[part][0] not in record
+                or record[appendices.SPEED[part][0]]["machine"]["processor"] in text
+            )
 
 
 def test_the_chart_of_speed_is_drawn_when_the_book_is_built(recorded):
@@ -117,7 +155,11 @@ def test_what_was_not_recorded_is_no_error(recorded):
     path = recorded.parent / "benchmarks" / "results" / "here.json"
     path.write_text(json.dumps({"training_step": RESULTS["training_step"] | {"cuda": None}}))
     assert "Not measured" in appendices.speed(recorded, "cuda")
-    assert appendices.speed(recorded, "chart") == appendices.speed(recorded, "distance") == "Not recorded yet."
+    assert (
+        appendices.speed(recorded, "chart")
+        == appendices.speed(recorded, "distance")
+        == "Not recorded yet."
+    )
     path.unlink()
     assert appendices.speed(recorded, "step") == "Not recorded yet."
 
@@ -170,10 +212,16 @@ PROVOKED = {
     "devices=": lambda _: RunConfig(devices=3),
     "no record.json": lambda _: load_run("runs/toy"),
     "dataset='mnist'": lambda _: build_data(RunConfig(dataset="mnist")),
-    "fid_weights=": lambda _: build_features(RunConfig(dataset="mnist", feature_network="inception", fid_weights="fid.pth")),
-    "'mnist-classifier'": lambda _: RunConfig(dataset="cifar10", feature_network="mnist-classifier"),
+    "fid_weights=": lambda _: build_features(
+        RunConfig(dataset="mnist", feature_network="inception", fid_weights="fid.pth")
+    ),
+    "'mnist-classifier'": lambda _: RunConfig(
+        dataset="cifar10", feature_network="mnist-classifier"
+    ),
     "latent axes": lambda _: as_distance(*torch.ones(2, 4, 2), *torch.ones(2, 4, 3)),
-    "extent": lambda _: histogram_divergences(torch.zeros(3, 2), torch.full((3, 2), 9.0), (-2.0, 2.0)),
+    "extent": lambda _: histogram_divergences(
+        torch.zeros(3, 2), torch.full((3, 2), 9.0), (-2.0, 2.0)
+    ),
 }
 QUOTED = re.findall(r"```text\n(.*)\n```", (BOOK / "appendix" / "troubleshooting.md").read_text())
 
@@ -189,7 +237,9 @@ def test_quoted_errors_are_what_the_program_says(quoted, tmp_path, monkeypatch):
         other_parameters(0.3)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        with pytest.raises((ValueError, FileNotFoundError, UserWarning, torch.OutOfMemoryError)) as caught:
+        with pytest.raises(
+            (ValueError, FileNotFoundError, UserWarning, torch.OutOfMemoryError)
+        ) as caught:
             provoke(monkeypatch)
     assert f"{caught.type.__name__}: {caught.value}" == quoted
 

@@ -24,7 +24,11 @@ WORKFLOW = ROOT / ".github" / "workflows" / "book.yml"
 def copy(tmp_path_factory):
     """The project, in a folder of its own."""
     root = tmp_path_factory.mktemp("project")
-    for path in [*repository.texts(ROOT), *(ROOT / "data").glob("mnist*/*"), *(ROOT / "data" / "runs").rglob("*.npy")]:
+    for path in [
+        *repository.texts(ROOT),
+        *(ROOT / "data").glob("mnist*/*"),
+        *(ROOT / "data" / "runs").rglob("*.npy"),
+    ]:
         target = root / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
@@ -39,7 +43,11 @@ def use(root, name, *arguments):
 
 def environment(root):
     """The package of that folder, and the tools of this Python."""
-    own = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    own = {
+        "PYTHONPATH": str(root),
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     return {**os.environ, **own}
 
 
@@ -62,7 +70,11 @@ def test_a_new_chapter_is_in_the_mould_and_checked(copy):
     assert "witness: True" in page
     assert "New things" in page
 
-    text.write_text(text.read_text().replace("- TODO: tell where it is zero.", "- TODO: tell where it is one.", 1))
+    text.write_text(
+        text.read_text().replace(
+            "- TODO: tell where it is zero.", "- TODO: tell where it is one.", 1
+        )
+    )
     spoilt = use(copy, "check_chapter", NAME)
     assert spoilt.returncode != 0
     assert "test_chapter_keeps_to_the_mould" in spoilt.stdout
@@ -70,12 +82,20 @@ def test_a_new_chapter_is_in_the_mould_and_checked(copy):
 
     again = use(copy, "new_chapter", "99_other")
     assert again.returncode == 1
-    assert again.stderr == "make new-chapter: NAME='99_other': book/src/99_new_things.md is there already; take another number\n"
+    assert (
+        again.stderr
+        == "make new-chapter: NAME='99_other': book/src/99_new_things.md is there already; take another number\n"
+    )
 
 
-@pytest.mark.parametrize("name", ["", "title", "7_title", "13-title", "13_Title", "13_", "../13_title"])
+@pytest.mark.parametrize(
+    "name", ["", "title", "7_title", "13-title", "13_Title", "13_", "../13_title"]
+)
 def test_a_chapter_needs_a_number_and_a_name(name):
-    with pytest.raises(ValueError, match=re.escape(f"NAME={name!r} is not two digits, an underscore and lower-case words")):
+    with pytest.raises(
+        ValueError,
+        match=re.escape(f"NAME={name!r} is not two digits, an underscore and lower-case words"),
+    ):
         load("new_chapter").begin(name)
 
 
@@ -89,30 +109,51 @@ def load(name):
 def test_a_chapter_that_is_not_there_is_named_with_the_nearest():
     found = load("check_chapter").found
     assert found("05_as_distance") == ROOT / "book" / "src" / "05_as_distance.md"
-    for name, out in (("05_as_distanse", "did you mean '05_as_distance'?"), ("x", "there are 01_vae to ")):
-        with pytest.raises(ValueError, match=re.escape(f"CHAPTER={name!r} is no chapter in book/src; {out}")):
+    for name, out in (
+        ("05_as_distanse", "did you mean '05_as_distance'?"),
+        ("x", "there are 01_vae to "),
+    ):
+        with pytest.raises(
+            ValueError, match=re.escape(f"CHAPTER={name!r} is no chapter in book/src; {out}")
+        ):
             found(name)
 
 
 def test_a_reference_that_leads_nowhere_is_told_from_one_to_another_page():
     """The page is built without the others, so references to them have to be known by name."""
     known = load("check_chapter").known_elsewhere()
-    assert {"01_vae", "notation", "status", "eq-as-distance", "fig-clouds", "vae-protocol-kl", "ex-running-save"} <= known
+    assert {
+        "01_vae",
+        "notation",
+        "status",
+        "eq-as-distance",
+        "fig-clouds",
+        "vae-protocol-kl",
+        "ex-running-save",
+    } <= known
     assert "eq-that-is-nowhere" not in known
 
 
 def test_hooks_run_from_the_environment_of_the_project():
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     hooks = {hook["id"]: hook for source in config["repos"] for hook in source["hooks"]}
-    assert [source["repo"] for source in config["repos"]] == ["local"], "another repository would be fetched"
+    assert [source["repo"] for source in config["repos"]] == ["local"], (
+        "another repository would be fetched"
+    )
     assert hooks.keys() >= {"ruff", "ruff-format", "mypy", "jupytext"}
     for hook in hooks.values():
         assert hook["language"] == "system"
         folder, name = hook["entry"].split()[0].rsplit("/", 1)
         assert folder == ".venv/bin"
-        assert Path(sys.executable).with_name(name).is_file(), f"{name} is not installed by make setup"
+        assert Path(sys.executable).with_name(name).is_file(), (
+            f"{name} is not installed by make setup"
+        )
     pairs = re.compile(hooks["jupytext"]["files"])
-    notebooks = [*ROOT.glob("book/[0-9]*.ipynb"), *ROOT.glob("book/training/*.ipynb"), *ROOT.glob("book/src/**/*.md")]
+    notebooks = [
+        *ROOT.glob("book/[0-9]*.ipynb"),
+        *ROOT.glob("book/training/*.ipynb"),
+        *ROOT.glob("book/src/**/*.md"),
+    ]
     assert all(pairs.search(path.relative_to(ROOT).as_posix()) for path in notebooks)
     assert not pairs.search("book/index.md")
 
@@ -129,7 +170,9 @@ def test_hooks_find_what_is_wrong(tmp_path):
         subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
         subprocess.run(["git", "add", "x.py", ".pre-commit-config.yaml"], cwd=tmp_path, check=True)
         env = {**environment(ROOT), "PRE_COMMIT_HOME": str(tmp_path / "cache")}
-        run = subprocess.run([pre_commit, "run"], cwd=tmp_path, env=env, capture_output=True, text=True)
+        run = subprocess.run(
+            [pre_commit, "run"], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
         assert run.returncode == result, run.stdout
         assert ("F821" in run.stdout) == bool(result)
 
@@ -146,14 +189,25 @@ def test_the_workflow_does_what_is_asked_of_it():
     workflow = yaml.safe_load(WORKFLOW.read_text())
     events, jobs = workflow[True], workflow["jobs"]  # YAML reads the key `on` as true
     assert events.keys() >= {"push", "pull_request", "schedule"}
-    steps = {name: [step.get("run") or step["uses"].partition("@")[0] for step in job["steps"]] for name, job in jobs.items()}
+    steps = {
+        name: [step.get("run") or step["uses"].partition("@")[0] for step in job["steps"]]
+        for name, job in jobs.items()
+    }
     assert "make test" in steps["test"]
-    assert {"make book", "actions/upload-artifact", "actions/upload-pages-artifact"} <= set(steps["build"])
+    assert {"make book", "actions/upload-artifact", "actions/upload-pages-artifact"} <= set(
+        steps["build"]
+    )
     assert steps["publish"] == ["actions/deploy-pages"]
     assert set(jobs["publish"]["needs"]) == {"test", "build"}
     assert "make constraints" in steps["newest"]
     targets = re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text())
-    verbs = [verb for job in steps.values() for step in job if step.startswith("make ") for verb in step.split()[1:]]
+    verbs = [
+        verb
+        for job in steps.values()
+        for step in job
+        if step.startswith("make ")
+        for verb in step.split()[1:]
+    ]
     assert set(verbs) <= set(targets)
 
 

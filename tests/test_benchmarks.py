@@ -45,7 +45,9 @@ def test_the_eager_iteration_is_that_of_the_equations(monkeypatch):
     package: Autoencoder = mlp_autoencoder(2, 2, (8,) * 4)
     encoder, decoder = training_step.toy_halves(8)
     for half, theirs in ((encoder, package.encoder), (decoder, package.decoder)):
-        half.load_state_dict(dict(zip(half.state_dict(), theirs.state_dict().values(), strict=True)))
+        half.load_state_dict(
+            dict(zip(half.state_dict(), theirs.state_dict().values(), strict=True))
+        )
     x, prior, zero = *torch.randn(2, 16, 2), torch.zeros(16, 2)
     monkeypatch.setattr(training_step, "sampled", lambda q: q[0])
     monkeypatch.setattr(training_step.torch, "randn", lambda *_, **__: prior)
@@ -59,9 +61,13 @@ def test_the_eager_iteration_is_that_of_the_equations(monkeypatch):
     losses = [phase.loss(package, x, noise, 0.0)[0] for phase in objective.phases]
     looked_at = (x - package.decode(package.encode(x).mean)).square().sum(1).mean()
     assert eager() == pytest.approx([value.item() for value in (*losses, looked_at)], rel=1e-5)
-    for loss, half, learns in zip(losses, (package.encoder, package.decoder), (encoder, decoder), strict=True):
+    for loss, half, learns in zip(
+        losses, (package.encoder, package.decoder), (encoder, decoder), strict=True
+    ):
         gradients = torch.autograd.grad(loss, list(half.parameters()))
-        torch.testing.assert_close([p.grad for p in learns.parameters()], list(gradients), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            [p.grad for p in learns.parameters()], list(gradients), rtol=1e-4, atol=1e-6
+        )
 
 
 def test_points_one_by_one_are_the_data_set():
@@ -74,11 +80,20 @@ def test_points_one_by_one_are_the_data_set():
 
 def test_the_bare_iteration_is_the_loop_s(tmp_path):
     """What the overhead is measured against leaves out nothing that moves a weight."""
-    given = {**training_step.LAPTOP, "widths": (8,), "batch_size": 16, "iterations": 4, "model": "soft_intro"}
+    given = {
+        **training_step.LAPTOP,
+        "widths": (8,),
+        "batch_size": 16,
+        "iterations": 4,
+        "model": "soft_intro",
+    }
     plain, whole = training_step.loop_of(**given), training_step.loop_of(**given)
     training_step.bare(plain, 4)
     whole.run("whole")
-    assert all(torch.equal(a, b) for a, b in zip(plain.model.parameters(), whole.model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(plain.model.parameters(), whole.model.parameters(), strict=True)
+    )
     assert len(whole.result.history) == 1
 
 

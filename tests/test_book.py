@@ -35,16 +35,37 @@ def built_book(tmp_path_factory):
         shutil.copy(ROOT / name, root)
     shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("runs"))
     (root / "book" / "runs").mkdir()
-    shutil.copytree(ROOT / "data" / "runs", root / "data" / "runs", ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(
+        ROOT / "data" / "runs",
+        root / "data" / "runs",
+        ignore=shutil.ignore_patterns("*.safetensors"),
+    )
     shutil.copytree(ROOT / "benchmarks", root / "benchmarks")
-    tiny = {"iterations": 12, "warmup": 2, "batch_size": 16, "widths": [4], "evaluation_samples": 64, "log_every": 4}
+    tiny = {
+        "iterations": 12,
+        "warmup": 2,
+        "batch_size": 16,
+        "widths": [4],
+        "evaluation_samples": 64,
+        "log_every": 4,
+    }
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in ("toy", "images"):
         out = root / "book" / "runs" / f"{name}.ipynb"
         template = ROOT / "book" / "training" / f"{name}.ipynb"
         parameters = {**tiny, "run_dir": str(out.with_suffix(""))}
-        papermill.execute_notebook(template, out, parameters, progress_bar=False, config=own_sockets())
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(root), "-W", "-n", "--keep-going", "-q"]
+        papermill.execute_notebook(
+            template, out, parameters, progress_bar=False, config=own_sockets()
+        )
+    command = [
+        str(Path(sys.executable).with_name("jupyter-book")),
+        "build",
+        str(root),
+        "-W",
+        "-n",
+        "--keep-going",
+        "-q",
+    ]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return root / "_build" / "html"
@@ -52,7 +73,14 @@ def built_book(tmp_path_factory):
 
 def test_status_page_lists_the_runs_of_this_build_and_the_recorded_ones(built_book):
     html = (built_book / "book" / "appendix" / "status.html").read_text()
-    for words in ("runs/toy", "runs/images", "runs/as_distance/mean", "this build", "recorded", "all together"):
+    for words in (
+        "runs/toy",
+        "runs/images",
+        "runs/as_distance/mean",
+        "this build",
+        "recorded",
+        "all together",
+    ):
         assert words in html
 
 
@@ -62,11 +90,16 @@ def test_every_page_is_built_and_asks_for_nothing_from_elsewhere(built_book):
         assert 'src="http' not in html
         assert '<link rel="stylesheet" href="http' not in html
     for sheet in built_book.rglob("*.css"):
-        assert re.findall(r"url\((?!['\"]?data:)[^)]*(?:http|\.woff|\.ttf)[^)]*\)", sheet.read_text()) == [], sheet
+        assert (
+            re.findall(r"url\((?!['\"]?data:)[^)]*(?:http|\.woff|\.ttf)[^)]*\)", sheet.read_text())
+            == []
+        ), sheet
 
 
 def test_every_link_leads_to_a_file_and_an_anchor_of_the_book(built_book):
-    html = {page: page.read_text() for page in built_book.rglob("*.html") if "_static" not in page.parts}
+    html = {
+        page: page.read_text() for page in built_book.rglob("*.html") if "_static" not in page.parts
+    }
     anchors = {page: set(re.findall(r'\sid="([^"]+)"', text)) for page, text in html.items()}
     followed, broken = 0, []
     for page, text in html.items():
@@ -76,7 +109,9 @@ def test_every_link_leads_to_a_file_and_an_anchor_of_the_book(built_book):
                 continue
             target = (page.parent / unquote(url.path)).resolve() if url.path else page
             followed += bool(url.fragment)
-            if not target.is_file() or (url.fragment and unquote(url.fragment) not in anchors.get(target, ())):
+            if not target.is_file() or (
+                url.fragment and unquote(url.fragment) not in anchors.get(target, ())
+            ):
                 broken.append(f"{page.relative_to(built_book)}: {link}")
     assert broken == []
     assert followed > 1000  # headings, equations, figures, citations
@@ -94,7 +129,9 @@ def browser_page(built_book):
         pytest.skip("no chromium on this machine: `make browser` installs it where it may")
     from playwright.sync_api import sync_playwright
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=built_book))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(QuietHandler, directory=built_book)
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     base, wrong = f"http://127.0.0.1:{server.server_port}/", []
     own = (base, built_book.as_uri(), "data:", "blob:")
@@ -103,12 +140,24 @@ def browser_page(built_book):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         page = browser.new_page()
-        page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type == "error" else None)
+        page.on(
+            "console", lambda m: wrong.append(f"console: {m.text}") if m.type == "error" else None
+        )
         page.on("pageerror", lambda e: wrong.append(f"error: {e}"))
-        page.on("response", lambda r: wrong.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+        page.on(
+            "response", lambda r: wrong.append(f"{r.status}: {r.url}") if r.status >= 400 else None
+        )
         # "aborted" is what the browser gives up because the page is left
-        page.on("requestfailed", lambda r: None if "ABORTED" in (r.failure or "") else wrong.append(f"{r.failure}: {r.url}"))
-        page.on("request", lambda r: None if r.url.startswith(own) else wrong.append(f"external: {r.url}"))
+        page.on(
+            "requestfailed",
+            lambda r: (
+                None if "ABORTED" in (r.failure or "") else wrong.append(f"{r.failure}: {r.url}")
+            ),
+        )
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith(own) else wrong.append(f"external: {r.url}"),
+        )
         yield page, base, wrong
         browser.close()
     server.shutdown()
@@ -166,7 +215,9 @@ def open_page(page, url):
 
 
 def set_theme(page, theme):
-    page.evaluate("theme => Object.assign(document.documentElement.dataset, { theme, mode: theme })", theme)
+    page.evaluate(
+        "theme => Object.assign(document.documentElement.dataset, { theme, mode: theme })", theme
+    )
     page.evaluate("Promise.all(document.getAnimations().map(fading => fading.finished))")
 
 
@@ -183,7 +234,11 @@ def violations(page, **options):
 def luminance(rgb):
     """Relative luminance of sRGB colours of 0 to 255, as WCAG 2 defines it."""
     share = np.asarray(rgb) / 255
-    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) @ (
+        0.2126,
+        0.7152,
+        0.0722,
+    )
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -195,13 +250,18 @@ def test_page_in_a_browser(browser_page, name):
     assert page.locator("article .math").evaluate_all(SILENT) == []
     figures = page.locator("article img")
     for index in range(figures.count()):
-        assert figures.nth(index).evaluate("image => image.complete && image.naturalWidth > 0 && image.alt.length > 20")
+        assert figures.nth(index).evaluate(
+            "image => image.complete && image.naturalWidth > 0 && image.alt.length > 20"
+        )
     page.evaluate(UNFOLD)
     set_theme(page, "light")
     assert violations(page) == []
     page.set_viewport_size(NARROW)
     set_theme(page, "dark")
-    assert violations(page, runOnly=["color-contrast", "scrollable-region-focusable", "target-size"]) == []
+    assert (
+        violations(page, runOnly=["color-contrast", "scrollable-region-focusable", "target-size"])
+        == []
+    )
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
     assert page.locator("article :is(mjx-container > svg, img, pre, table)").evaluate_all(CUT) == []
     assert page.locator("article div.math > .eqno").evaluate_all(CROWDED) == []
@@ -224,13 +284,17 @@ def test_pages_opened_as_files_are_complete(built_book, browser_page):
 def test_search_finds_a_term(built_book, browser_page, as_file):
     page, base, wrong = browser_page
     wrong.clear()
-    open_page(page, (built_book / "book" / "index.html").as_uri() if as_file else f"{base}book/index.html")
+    open_page(
+        page, (built_book / "book" / "index.html").as_uri() if as_file else f"{base}book/index.html"
+    )
     page.keyboard.press("Control+k")
     page.keyboard.type("bandwidth")
     page.keyboard.press("Enter")
     page.wait_for_selector("#search-results li a")
     page.get_by_text("Search finished").wait_for()
-    for path in page.locator("#search-results li a").evaluate_all("links => links.map(link => link.pathname)"):
+    for path in page.locator("#search-results li a").evaluate_all(
+        "links => links.map(link => link.pathname)"
+    ):
         assert "bandwidth" in (built_book / path[path.index("book/") :]).read_text().lower()
     page.wait_for_load_state("networkidle")
     page.locator("#search-results li a").first.click()
@@ -249,11 +313,20 @@ def test_the_theme_button_leaves_figures_legible(browser_page):
             break
         button.click()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
-    assert luminance(page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")) < 0.02
+    assert (
+        luminance(
+            page.evaluate(
+                "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+            )
+        )
+        < 0.02
+    )
     figure = page.locator("article figure img").first
     pixels = luminance(np.asarray(Image.open(io.BytesIO(figure.screenshot())).convert("RGB")))
     card, ink = np.median(pixels), np.quantile(pixels, 0.005)
-    assert pixels[8:-8, 8].min() == pytest.approx(card, abs=0.02)  # the card reaches around the figure
+    assert pixels[8:-8, 8].min() == pytest.approx(
+        card, abs=0.02
+    )  # the card reaches around the figure
     assert (card + 0.05) / (ink + 0.05) > 7
     page.reload(wait_until="networkidle")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"  # it is remembered
@@ -267,7 +340,9 @@ def test_a_page_can_be_walked_by_keyboard(browser_page):
     open_page(page, f"{base}book/01_vae.html")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent.trim()") == "Skip to main content"
-    page.wait_for_function("document.querySelector('#pst-skip-link a').getBoundingClientRect().y >= 0")  # it slides in
+    page.wait_for_function(
+        "document.querySelector('#pst-skip-link a').getBoundingClientRect().y >= 0"
+    )  # it slides in
     page.keyboard.press("Enter")
     assert page.url.endswith("#main-content")
     for _ in range(30):
@@ -278,7 +353,11 @@ def test_a_page_can_be_walked_by_keyboard(browser_page):
     assert wrong == []
 
 
-WIDGETS = {"margin-game": "02_introvae", "kernel-explorer": "05_as_distance", "annealing-explorer": "06_as_introvae"}
+WIDGETS = {
+    "margin-game": "02_introvae",
+    "kernel-explorer": "05_as_distance",
+    "annealing-explorer": "06_as_introvae",
+}
 WIDGETS["training-player"] = "06_as_introvae"
 
 

@@ -20,9 +20,13 @@ def test_linear_vae_optimum(data_var, beta_kl):
         return 0.5 * (p[1] ** 2 * data_var + math.exp(p[2]) - 1 - p[2])
 
     def loss(p):
-        return beta_rec * (data_var * (1 - p[0] * p[1]) ** 2 + p[0] ** 2 * math.exp(p[2])) + beta_kl * kl(p)
+        return beta_rec * (
+            data_var * (1 - p[0] * p[1]) ** 2 + p[0] ** 2 * math.exp(p[2])
+        ) + beta_kl * kl(p)
 
-    best = optimize.minimize(loss, [0.3, 0.3, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-14})
+    best = optimize.minimize(
+        loss, [0.3, 0.3, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-14}
+    )
     expected = 0.5 * math.log(max(2 * beta_rec * data_var / beta_kl, 1.0))
     assert math.isclose(kl(best.x), expected, abs_tol=1e-5)
 
@@ -54,9 +58,13 @@ def test_best_circle_of_samples(beta_kl, radius):
 
     def loss(rho):
         squared = lambda t: 2 + rho**2 - 2 * math.sqrt(2) * rho * math.cos(t)  # noqa: E731
-        return -math.log(integrate.quad(lambda t: math.exp(-squared(t) / (2 * noise)), 0, math.pi)[0])
+        return -math.log(
+            integrate.quad(lambda t: math.exp(-squared(t) / (2 * noise)), 0, math.pi)[0]
+        )
 
-    assert math.isclose(optimize.minimize_scalar(loss, bounds=(0.2, 2), method="bounded").x, radius, abs_tol=1e-3)
+    assert math.isclose(
+        optimize.minimize_scalar(loss, bounds=(0.2, 2), method="bounded").x, radius, abs_tol=1e-3
+    )
 
 
 def test_c1_reaches_the_ceiling_of_the_score_without_collapsing(tmp_path):

@@ -16,9 +16,14 @@ def test_eq_1_as_printed_is_wrong_in_either_direction():
 
     wanted = [-1, -1, 1]
     base, h = [1.0, 1.0, 1.0], 1e-3
-    slopes = [(printed(*[b + h * (j == i) for j, b in enumerate(base)]) - printed(*base)) / h for i in range(3)]
+    slopes = [
+        (printed(*[b + h * (j == i) for j, b in enumerate(base)]) - printed(*base)) / h
+        for i in range(3)
+    ]
     for step in (-1, 1):  # minimise, maximise
-        right = [step * slope * direction > 0 for slope, direction in zip(slopes, wanted, strict=True)]
+        right = [
+            step * slope * direction > 0 for slope, direction in zip(slopes, wanted, strict=True)
+        ]
         assert right in ([False, False, True], [True, True, False])
 
 

@@ -75,6 +75,8 @@ def test_padding_with_zeros_is_a_smaller_alpha(generator):
         def decode(self, z):
             return torch.nn.functional.pad(model.decode(z), (0, 2))
 
-    padded = SoftIntroVAE(0.7, 1.3, 0.4, 2.0).encoder_loss(Padded(), torch.nn.functional.pad(x, (0, 2)), noise, 0.0)[0]
+    padded = SoftIntroVAE(0.7, 1.3, 0.4, 2.0).encoder_loss(
+        Padded(), torch.nn.functional.pad(x, (0, 2)), noise, 0.0
+    )[0]
     plain = SoftIntroVAE(0.7, 1.3, 0.4, 1.0).encoder_loss(model, x, noise, 0.0)[0]
     torch.testing.assert_close(padded, plain / 2)

@@ -20,7 +20,9 @@ from asintrovae.theory.objectives import Noise, reconstruction_error
 def information():
     """The function of the chapter, taken from its cell."""
     cells = nbformat.read(ROOT / "book" / "04_what_goes_wrong.ipynb", as_version=4).cells
-    (source,) = [c.source for c in cells if c.cell_type == "code" and c.source.startswith("def information(")]
+    (source,) = [
+        c.source for c in cells if c.cell_type == "code" and c.source.startswith("def information(")
+    ]
     namespace = {"math": math, "torch": torch}
     exec(source, namespace)
     return namespace["information"]
@@ -50,7 +52,9 @@ def test_information_of_three_images_by_quadrature(information, generator):
 
     exact = np.mean([integrate.quad(integrand, -8, 8, args=(i,))[0] for i in range(3)])
     assert 0 < exact < math.log(3)
-    posteriors = Gaussian(torch.tensor(means)[:, None], torch.full((3, 1), 2 * math.log(deviation)).double())
+    posteriors = Gaussian(
+        torch.tensor(means)[:, None], torch.full((3, 1), 2 * math.log(deviation)).double()
+    )
     noise = torch.randn(2000, 3, 1, generator=generator).double()
     mean = np.mean([information(posteriors, eps)[0] for eps in noise])
     assert abs(mean - exact) < 0.04
@@ -67,7 +71,10 @@ def test_information_never_passes_log_n(information, generator):
 def test_active_units_miss_and_overcount(information, generator):
     """A mean that moves by 0.05 under variance 1e-4 says 1.6 nats and is not counted; 0.2 under 1 says 0.02 and is."""
     x, noise = torch.randn(2, 3000, 1, generator=generator).double()
-    sharp, vague = Gaussian(0.05 * x, torch.full_like(x, math.log(1e-4))), Gaussian(0.2 * x, torch.zeros_like(x))
+    sharp, vague = (
+        Gaussian(0.05 * x, torch.full_like(x, math.log(1e-4))),
+        Gaussian(0.2 * x, torch.zeros_like(x)),
+    )
     assert (active_units(sharp), active_units(vague)) == (0, 1)
     assert information(sharp, noise)[0] > 1.5
     assert information(vague, noise)[0] < 0.08
@@ -105,9 +112,16 @@ def test_the_push_is_the_weight_times_the_slope():
         return (values[0] - values[1]) / (2 * step)
 
     rec_r, kl_r, rec_g, kl_g = parts().detach()
-    w_r, w_g = ((-alpha * kappa * (0.2 * rec + 0.9 * kl)).exp() for rec, kl in ((rec_r, kl_r), (rec_g, kl_g)))
+    w_r, w_g = (
+        (-alpha * kappa * (0.2 * rec + 0.9 * kl)).exp()
+        for rec, kl in ((rec_r, kl_r), (rec_g, kl_g))
+    )
     d_rec_r, d_kl_r, d_rec_g, d_kl_g = slope(parts)
-    expected = -kappa / 2 * (w_r * (0.2 * d_rec_r + 0.9 * d_kl_r) + w_g * (0.2 * d_rec_g + 0.9 * d_kl_g)).mean()
+    expected = (
+        -kappa
+        / 2
+        * (w_r * (0.2 * d_rec_r + 0.9 * d_kl_r) + w_g * (0.2 * d_rec_g + 0.9 * d_kl_g)).mean()
+    )
     torch.testing.assert_close(slope(charge), expected, rtol=1e-6, atol=1e-10)
 
     loss, terms = SoftIntroVAE(*betas, alpha).encoder_loss(model, x, noise, 0.0)
@@ -122,7 +136,9 @@ def test_the_window_has_two_ends(a):
 
     def push(kl, h=1e-6):
         delta = math.sqrt(2 * kl)
-        return -(math.exp(-a * (delta + h) ** 2 / 2) - math.exp(-a * (delta - h) ** 2 / 2)) / (2 * h * a)
+        return -(math.exp(-a * (delta + h) ** 2 / 2) - math.exp(-a * (delta - h) ** 2 / 2)) / (
+            2 * h * a
+        )
 
     found = optimize.minimize_scalar(lambda kl: -push(kl), bounds=(1e-6, 10 / a), method="bounded")
     assert math.isclose(found.x, 1 / (2 * a), rel_tol=1e-3)
@@ -143,25 +159,36 @@ class SameForAll:
         return torch.zeros_like(z)
 
 
-@pytest.mark.parametrize(("betas", "alpha"), [((0.2, 0.3, 0.9), 2.0), ((0.2, 0.2, 1.0), 2.0), ((0.2, 0.2, 1.0), 0.5)])
+@pytest.mark.parametrize(
+    ("betas", "alpha"), [((0.2, 0.3, 0.9), 2.0), ((0.2, 0.2, 1.0), 2.0), ((0.2, 0.2, 1.0), 0.5)]
+)
 def test_one_posterior_for_all_settles_at_the_balance(betas, alpha):
     """Least encoder loss of the package over narrow posteriors, where the chapter moves the mean."""
     x, noise = torch.randn(8, 2, generator=generator_for(0, "data")).double(), double_noise(8)
 
     def loss(log_lam):
-        return SoftIntroVAE(*betas, alpha).encoder_loss(SameForAll(log_lam), x, noise, 0.0)[0].item()
+        return (
+            SoftIntroVAE(*betas, alpha).encoder_loss(SameForAll(log_lam), x, noise, 0.0)[0].item()
+        )
 
-    found = optimize.minimize_scalar(loss, bounds=(-12, 0), method="bounded", options={"xatol": 1e-9})
+    found = optimize.minimize_scalar(
+        loss, bounds=(-12, 0), method="bounded", options={"xatol": 1e-9}
+    )
     _, terms = SoftIntroVAE(*betas, alpha).encoder_loss(SameForAll(found.x), x, noise, 0.0)
     _, beta_kl, beta_neg = betas
-    assert math.isclose(terms["kl"], math.log(beta_neg / beta_kl) / (alpha * 0.5 * beta_neg), rel_tol=1e-4)
+    assert math.isclose(
+        terms["kl"], math.log(beta_neg / beta_kl) / (alpha * 0.5 * beta_neg), rel_tol=1e-4
+    )
     assert math.isclose(terms["exp_elbo_g"], beta_kl / beta_neg, rel_tol=1e-4)
 
 
 def test_one_posterior_for_all_stays_at_the_prior_where_real_images_weigh_more():
     x, noise = torch.randn(8, 2, generator=generator_for(0, "data")).double(), double_noise(8)
     objective = SoftIntroVAE(0.2, 3.0, 1.0)
-    losses = [objective.encoder_loss(SameForAll(s), x, noise, 0.0)[0].item() for s in np.linspace(-6, 0, 61)]
+    losses = [
+        objective.encoder_loss(SameForAll(s), x, noise, 0.0)[0].item()
+        for s in np.linspace(-6, 0, 61)
+    ]
     assert np.argmin(losses) == 60
 
 
@@ -178,9 +205,15 @@ def test_a_decoder_that_gets_detached_fakes_is_that_of_a_vae():
             return model.encode(images.detach())
 
     loss, _ = SoftIntroVAE(0.2, 0.2, 1.0).decoder_loss(Deaf(), x, noise, 0.0)
-    rec = 0.5 * 0.2 * reconstruction_error(x, model.decode(model.encode(x).sample(noise.eps).detach())).mean()
+    rec = (
+        0.5
+        * 0.2
+        * reconstruction_error(x, model.decode(model.encode(x).sample(noise.eps).detach())).mean()
+    )
     weights = list(model.decoder.parameters())
-    for a, b in zip(torch.autograd.grad(loss, weights), torch.autograd.grad(rec, weights), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(loss, weights), torch.autograd.grad(rec, weights), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
 
@@ -200,7 +233,10 @@ def test_recorded_runs_show_neither_failure(seed):
 
 @pytest.mark.parametrize("kernel", ["mean", "product", "prior"])
 def test_the_distance_has_no_slope_where_all_posteriors_are_equal(kernel):
-    mean, var = torch.zeros(5, 2, dtype=torch.float64, requires_grad=True), torch.ones(5, 2, dtype=torch.float64)
+    mean, var = (
+        torch.zeros(5, 2, dtype=torch.float64, requires_grad=True),
+        torch.ones(5, 2, dtype=torch.float64),
+    )
     other = torch.zeros(5, 2, dtype=torch.float64)
     distance = as_distance(mean, var, other, var, kernel, "v")
     (slope,) = torch.autograd.grad(distance, mean)

@@ -17,13 +17,19 @@ def test_distance_and_wasserstein_disagree_about_the_larger_change(generator):
     draws = {}
     for name, means in (("stay", mu), ("all", mu + 1), ("one", far)):
         index = torch.arange(200_000) % 20
-        draws[name] = (means[index] + var[index].sqrt() * torch.randn(200_000, generator=generator).double()).sort().values
+        draws[name] = (
+            (means[index] + var[index].sqrt() * torch.randn(200_000, generator=generator).double())
+            .sort()
+            .values
+        )
     w = {name: ((draws["stay"] - draws[name]) ** 2).mean().item() for name in ("all", "one")}
     d = {
         name: as_distance(mu[:, None], var[:, None], m[:, None], var[:, None]).item()
         for name, m in (("all", mu + 1), ("one", far))
     }
-    energy = {name: stats.energy_distance(draws["stay"], draws[name]) ** 2 for name in ("all", "one")}
+    energy = {
+        name: stats.energy_distance(draws["stay"], draws[name]) ** 2 for name in ("all", "one")
+    }
     assert math.isclose(w["all"], 1, rel_tol=0.02)
     assert math.isclose(w["one"], 4.31, rel_tol=0.02)
     assert d["all"] > 100 * d["one"]
@@ -37,7 +43,10 @@ def test_distance_in_frequencies(generator):
     var_r, var_g = torch.rand(2, 5, 1, generator=generator).double() + 0.1
 
     def gap(omega):
-        phi_r, phi_g = (torch.exp(1j * mu * omega - var * omega**2 / 2).mean() for mu, var in ((mu_r, var_r), (mu_g, var_g)))
+        phi_r, phi_g = (
+            torch.exp(1j * mu * omega - var * omega**2 / 2).mean()
+            for mu, var in ((mu_r, var_r), (mu_g, var_g))
+        )
         return abs(phi_r - phi_g).item() ** 2
 
     integral = integrate.quad(gap, -30, 30, limit=500)[0] / (2 * math.pi)

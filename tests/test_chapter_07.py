@@ -29,7 +29,9 @@ def test_slope_that_the_penalty_leaves(generator, weight):
         layer.weight.data[:] = torch.from_numpy(w)
         return WGANGP(weight).critic_loss(model, noise.z + shift, noise, 0.0)[0].item()
 
-    best = optimize.minimize(loss, [1.0, 0.5], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12})
+    best = optimize.minimize(
+        loss, [1.0, 0.5], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12}
+    )
     expected = (1 + 1.5 / (2 * weight)) * shift / 1.5
     torch.testing.assert_close(torch.from_numpy(best.x), expected, rtol=1e-4, atol=1e-4)
     assert -best.fun == pytest.approx(1.5 + 1.5**2 / (4 * weight))
@@ -52,4 +54,7 @@ def test_adam_betas_have_to_be_given():
     assert RunConfig(model="wgan_gp").adam_betas == (0.9, 0.999)
     config = RunConfig(model="wgan_gp", adam_betas=(0, 0.9))
     optimizers = build_optimizers(mlp_gan(2, 2, (4,)), config)
-    assert {name: o.param_groups[0]["betas"] for name, o in optimizers.items()} == {"critic": (0, 0.9), "generator": (0, 0.9)}
+    assert {name: o.param_groups[0]["betas"] for name, o in optimizers.items()} == {
+        "critic": (0, 0.9),
+        "generator": (0, 0.9),
+    }

@@ -26,13 +26,21 @@ def test_floor_of_the_checkerboard_is_a_poisson_expectation(generator):
     kl = jsd = 0.0
     for k in range(25):
         for j in range(25):
-            p, q, weight = k / 32, j / 32, 5000 * stats.poisson.pmf(k, 1) * stats.poisson.pmf(j, 1) / 100
+            p, q, weight = (
+                k / 32,
+                j / 32,
+                5000 * stats.poisson.pmf(k, 1) * stats.poisson.pmf(j, 1) / 100,
+            )
             m = (p + q) / 2
             kl += weight * (p * (math.log(p) - math.log(q + 1e-14)) if k else 0.0)
-            jsd += weight * (m * (math.log(m) - 0.5 * math.log((p + 1e-14) * (q + 1e-14))) if k + j else 0.0)
+            jsd += weight * (
+                m * (math.log(m) - 0.5 * math.log((p + 1e-14) * (q + 1e-14))) if k + j else 0.0
+            )
     assert (round(kl, 2), round(jsd, 2)) == (17.09, 8.09)
     draws = [
-        histogram_divergences(density.sample(5000, generator), density.sample(5000, generator), density.extent)[:2]
+        histogram_divergences(
+            density.sample(5000, generator), density.sample(5000, generator), density.extent
+        )[:2]
         for _ in range(20)
     ]
     mean = torch.tensor(draws).mean(0)
@@ -47,7 +55,9 @@ def test_a_little_blur_scores_below_the_floor_in_kl_alone(generator):
     for _ in range(10):
         real, perfect, fake = (density.sample(5000, generator) for _ in range(3))
         fake = fake + 0.01 * torch.randn(5000, 2, generator=generator)
-        good, wide = (histogram_divergences(real, cloud, density.extent) for cloud in (perfect, fake))
+        good, wide = (
+            histogram_divergences(real, cloud, density.extent) for cloud in (perfect, fake)
+        )
         wins.append((wide.protocol_kl < good.protocol_kl, wide.protocol_jsd > good.protocol_jsd))
     assert sum(kl for kl, _ in wins) >= 9
     assert sum(jsd for _, jsd in wins) >= 9
@@ -58,11 +68,17 @@ def test_blur_and_missing_squares_on_the_checkerboard(generator):
     density = toy_density("checkerboard")
 
     def mean(fakes):
-        pairs = [histogram_divergences(density.sample(5000, generator), fake, density.extent)[:2] for fake in fakes]
+        pairs = [
+            histogram_divergences(density.sample(5000, generator), fake, density.extent)[:2]
+            for fake in fakes
+        ]
         return torch.tensor(pairs).mean(0)
 
     perfect = mean(density.sample(5000, generator) for _ in range(10))
-    blurred = mean(density.sample(5000, generator) + 0.1 * torch.randn(5000, 2, generator=generator) for _ in range(10))
+    blurred = mean(
+        density.sample(5000, generator) + 0.1 * torch.randn(5000, 2, generator=generator)
+        for _ in range(10)
+    )
     assert bool((blurred > perfect + torch.tensor([0.8, 0.3])).all())
     points = (density.sample(12_000, generator) for _ in range(10))
     assert abs(mean(cloud[cloud[:, 0] < 0][:5000] for cloud in points)[0] - 26) < 0.5
@@ -73,7 +89,9 @@ def test_frechet_distance_of_two_samples_falls_like_one_over_n():
     """E d² = F (F + 5) / 2n for N(0, I); numpy draws and moments."""
     rng = np.random.default_rng(0)
     for n in (200, 800):
-        moments = [[(x.mean(0), np.cov(x.T)) for x in rng.normal(size=(2, n, 8))] for _ in range(60)]
+        moments = [
+            [(x.mean(0), np.cov(x.T)) for x in rng.normal(size=(2, n, 8))] for _ in range(60)
+        ]
         values = [float(frechet_distance(*map(torch.from_numpy, (*a, *b)))) for a, b in moments]
         assert abs(np.mean(values) * n / (8 * 13 / 2) - 1) < 0.15
 
@@ -81,7 +99,9 @@ def test_frechet_distance_of_two_samples_falls_like_one_over_n():
 def eight(rng, modes, n=2000, stray=0.0, std=0.01414):
     """Points near the given modes of 8 Gaussians, a share of them anywhere in the square."""
     angle = rng.choice(modes, n) * math.pi / 4
-    points = math.sqrt(2) * np.stack([np.cos(angle), np.sin(angle)], 1) + std * rng.normal(size=(n, 2))
+    points = math.sqrt(2) * np.stack([np.cos(angle), np.sin(angle)], 1) + std * rng.normal(
+        size=(n, 2)
+    )
     points[: int(stray * n)] = rng.uniform(-2, 2, (int(stray * n), 2))
     return torch.from_numpy(points)
 
@@ -90,11 +110,17 @@ def test_precision_and_recall_of_the_faulty_samplers():
     """A lost mode takes an eighth of the recall, a tenth of stray points a tenth of the precision, blur precision alone."""
     rng = np.random.default_rng(1)
     real = eight(rng, range(8))
-    perfect, lost = precision_recall(real, eight(rng, range(8))), precision_recall(real, eight(rng, range(1, 8)))
+    perfect, lost = (
+        precision_recall(real, eight(rng, range(8))),
+        precision_recall(real, eight(rng, range(1, 8))),
+    )
     assert 0.95 < min(perfect) < max(perfect) < 0.995
     assert abs(lost.recall / perfect.recall - 7 / 8) < 0.03
     assert abs(lost.precision - perfect.precision) < 0.02
-    stray, wide = (precision_recall(real, eight(rng, range(8), **fault)) for fault in ({"stray": 0.1}, {"std": 0.05}))
+    stray, wide = (
+        precision_recall(real, eight(rng, range(8), **fault))
+        for fault in ({"stray": 0.1}, {"std": 0.05})
+    )
     assert abs(stray.precision / perfect.precision - 0.9) < 0.03
     assert wide.precision < 0.5
     assert min(stray.recall, wide.recall) > perfect.recall - 0.01
@@ -106,10 +132,16 @@ def test_a_lost_mode_and_noise_everywhere_are_at_one_frechet_distance():
     real, lost = eight(rng, range(8), 20_000), eight(rng, range(1, 8), 20_000)
     noise = eight(rng, range(8), 20_000, stray=1.0)
     distances = [frechet_distance(*moments(real), *moments(fake)).item() for fake in (lost, noise)]
-    exact = (2 / 49 + (math.sqrt(6 / 7 - 2 / 49) - 1) ** 2 + (math.sqrt(8 / 7) - 1) ** 2, 2 * (math.sqrt(4 / 3) - 1) ** 2)
+    exact = (
+        2 / 49 + (math.sqrt(6 / 7 - 2 / 49) - 1) ** 2 + (math.sqrt(8 / 7) - 1) ** 2,
+        2 * (math.sqrt(4 / 3) - 1) ** 2,
+    )
     assert max(exact) / min(exact) < 1.15
     assert all(abs(d - e) < 0.012 for d, e in zip(distances, exact, strict=True))
-    lost, noise = precision_recall(real[:2000], lost[:2000]), precision_recall(real[:2000], noise[:2000])
+    lost, noise = (
+        precision_recall(real[:2000], lost[:2000]),
+        precision_recall(real[:2000], noise[:2000]),
+    )
     assert lost.precision > 0.95
     assert noise.precision < 0.02
     assert lost.recall < 0.88
@@ -132,8 +164,13 @@ def test_what_fools_precision_and_recall():
     assert precision_recall(real[:1000], lost[:1000], 180).recall > 0.99
 
     def cost(n):
-        pairs = [(eight(rng, range(8), n), eight(rng, range(8), n), eight(rng, range(1, 8), n)) for _ in range(40)]
-        return np.mean([precision_recall(a, b).recall - precision_recall(a, c).recall for a, b, c in pairs])
+        pairs = [
+            (eight(rng, range(8), n), eight(rng, range(8), n), eight(rng, range(1, 8), n))
+            for _ in range(40)
+        ]
+        return np.mean(
+            [precision_recall(a, b).recall - precision_recall(a, c).recall for a, b, c in pairs]
+        )
 
     assert cost(16) < 0.04 < 0.08 < cost(400)
 
@@ -156,10 +193,19 @@ def test_a_fresh_point_lies_in_k_balls_on_average_but_not_evenly(axes, least, mo
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """Test digits, training digits, network."""
-    parameters = {"dataset": "mnist-subset", "feature_network": "mnist-classifier", "batch_size": 1000, "widths": (2, 2)}
+    parameters = {
+        "dataset": "mnist-subset",
+        "feature_network": "mnist-classifier",
+        "batch_size": 1000,
+        "widths": (2, 2),
+    }
     config = tiny_config(tmp_path_factory.mktemp("digits"), **parameters)
     data = build_data(config)
-    return data.evaluation(1000), torch.cat([data.batch(i) for i in range(4)]), build_features(config)
+    return (
+        data.evaluation(1000),
+        torch.cat([data.batch(i) for i in range(4)]),
+        build_features(config),
+    )
 
 
 def test_floor_of_the_classifier_on_digits_falls_like_one_over_n(digits):
@@ -174,12 +220,24 @@ def test_floor_of_the_classifier_on_digits_falls_like_one_over_n(digits):
 def test_which_faults_of_digits_the_scores_see(digits):
     real, train, features = digits
     clean = train[:1000]
-    blurred = torch.from_numpy(ndimage.gaussian_filter(clean.numpy(), (0, 0, 1.2, 1.2), mode="constant"))
+    blurred = torch.from_numpy(
+        ndimage.gaussian_filter(clean.numpy(), (0, 0, 1.2, 1.2), mode="constant")
+    )
     moved = torch.from_numpy(np.roll(clean.numpy(), 2, axis=3))
     grain = torch.from_numpy(np.random.default_rng(6).normal(size=clean.shape)).float()
-    faults = [clean + 0.1 * grain, clean + 0.3 * grain, blurred, moved, clean[:100].repeat(10, 1, 1, 1), 0.5 + 0.3 * grain]
+    faults = [
+        clean + 0.1 * grain,
+        clean + 0.3 * grain,
+        blurred,
+        moved,
+        clean[:100].repeat(10, 1, 1, 1),
+        0.5 + 0.3 * grain,
+    ]
     of_real = features(real)
-    clean_row, *rows = (list(evaluate_features(of_real, features(x), features.name).values())[1:] for x in [clean, *faults])
+    clean_row, *rows = (
+        list(evaluate_features(of_real, features(x), features.name).values())[1:]
+        for x in [clean, *faults]
+    )
     assert clean_row[0] < 6
     assert all(row[0] > 2 * clean_row[0] and row[2] < clean_row[2] - 0.05 for row in rows)
     noisy, noisier, smooth, shifted, copies, noise = rows

@@ -95,7 +95,10 @@ def test_cost_grows_eightyfold_while_parameters_grow_sevenfold():
     sizes, flops = [], []
     for size, n in ((32, 128), (256, 256)):
         with torch.device("meta"):
-            model, x = conv_autoencoder((3, size, size), n, PUBLISHED_WIDTHS[size]).eval(), torch.empty(1, 3, size, size)
+            model, x = (
+                conv_autoencoder((3, size, size), n, PUBLISHED_WIDTHS[size]).eval(),
+                torch.empty(1, 3, size, size),
+            )
         with FlopCounterMode(display=False) as counter:
             model.decode(model.encode(x).mean)
         sizes.append(sum(p.numel() for p in model.parameters()))
@@ -104,7 +107,10 @@ def test_cost_grows_eightyfold_while_parameters_grow_sevenfold():
     assert 80 < flops[1] / flops[0] < 90
 
 
-@pytest.mark.parametrize(("model", "calls"), [(VAE(), (1, 1)), (SoftIntroVAE(), (6, 6)), (SoftIntroVAE(gamma_r=1e-6), (6, 8))])
+@pytest.mark.parametrize(
+    ("model", "calls"),
+    [(VAE(), (1, 1)), (SoftIntroVAE(), (6, 6)), (SoftIntroVAE(gamma_r=1e-6), (6, 8))],
+)
 def test_calls_of_an_iteration(tmp_path, model, calls):
     config = tiny_config(tmp_path, dataset="mnist-subset", widths=(4,), batch_size=8)
     data, network, _ = build(config)
@@ -112,7 +118,9 @@ def test_calls_of_an_iteration(tmp_path, model, calls):
     for half in ("encoder", "decoder"):
         getattr(network, half).register_forward_hook(lambda *_, half=half: seen.append(half))
     for phase in model.phases:
-        phase.loss(network, data.batch(0), Noise.draw(8, config.latent_dim, generator_for(0, "noise")), 0.0)
+        phase.loss(
+            network, data.batch(0), Noise.draw(8, config.latent_dim, generator_for(0, "noise")), 0.0
+        )
     assert (seen.count("encoder"), seen.count("decoder")) == calls
 
 
@@ -120,7 +128,9 @@ def test_calls_of_an_iteration(tmp_path, model, calls):
 def test_shares_of_the_kinds_in_a_running_average(kinds):
     """PyTorch's own average, fed with a mean of its own per kind in turn."""
     layer = torch.nn.BatchNorm1d(kinds).double()
-    for i in range(200 * kinds):  # channel j is 1 for kind j only; the last call is of the last kind
+    for i in range(
+        200 * kinds
+    ):  # channel j is 1 for kind j only; the last call is of the last kind
         layer(torch.eye(kinds, dtype=torch.float64)[i % kinds].expand(5, kinds))
     shares = [0.1 * 0.9**j / (1 - 0.9**kinds) for j in range(kinds)]
     np.testing.assert_allclose(layer.running_mean.flip(0), shares, rtol=1e-6)
@@ -147,12 +157,16 @@ def test_the_posterior_of_an_image_depends_on_its_batch_in_training_mode_alone(g
 
 def encoder_after(optimizer, whole, elbo):
     """Weights of a small encoder after three steps on the encoder's loss, rescaled as a whole or in its ELBO."""
-    config = RunConfig(dataset="mnist-subset", widths=(4,), latent_dim=4, batch_size=8, device="cpu", run_dir="-")
+    config = RunConfig(
+        dataset="mnist-subset", widths=(4,), latent_dim=4, batch_size=8, device="cpu", run_dir="-"
+    )
     data, model = build_data(config), build_model(config, (1, 28, 28)).double()
     steps = optimizer(model.encoder.parameters(), lr=1e-3)
     for i in range(3):
         noise = Noise(*(t.double() for t in Noise.draw(8, 4, generator_for(0, "noise", i))))
-        loss, terms = SoftIntroVAE(1.0, 1.0, 256.0).encoder_loss(model, data.batch(i).double(), noise, 0.0)
+        loss, terms = SoftIntroVAE(1.0, 1.0, 256.0).encoder_loss(
+            model, data.batch(i).double(), noise, 0.0
+        )
         steps.zero_grad()
         (whole * (loss + (elbo - 1) / 784 * (terms["rec"] + terms["kl"]))).backward()
         steps.step()
@@ -162,13 +176,19 @@ def encoder_after(optimizer, whole, elbo):
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
 def test_adam_hears_of_kappa_only_beside_the_exponential(optimizer):
     plain = encoder_after(optimizer, 1.0, 1.0)
-    whole, elbo = encoder_after(optimizer, 784.0, 1.0) - plain, encoder_after(optimizer, 1.0, 784.0) - plain
+    whole, elbo = (
+        encoder_after(optimizer, 784.0, 1.0) - plain,
+        encoder_after(optimizer, 1.0, 784.0) - plain,
+    )
     assert (whole.norm() < 0.02 * elbo.norm()) == (optimizer is torch.optim.Adam)
 
 
 def test_reach_and_balance_of_the_published_settings():
     """alpha = 2; the balance K* by root finding on the slope of the loss in K, all posteriors alike."""
-    for numbers, beta_kl, beta_neg, reach, balance in ((784, 1, 256, 1.53, 8.5), (196_608, 0.5, 1024, 96, 732)):
+    for numbers, beta_kl, beta_neg, reach, balance in (
+        (784, 1, 256, 1.53, 8.5),
+        (196_608, 0.5, 1024, 96, 732),
+    ):
         kappa = 1 / numbers
         assert abs(1 / (2 * kappa * beta_neg) - reach) < 0.005
 

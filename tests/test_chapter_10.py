@@ -45,7 +45,12 @@ def scores(setting, name):
 def differences(name, one="as_intro", other="soft_intro"):
     """Of one model and another, for each seed that both have."""
     a, b = recorded(one), recorded(other)
-    return np.array([a[s].record["metrics"][name] - b[s].record["metrics"][name] for s in sorted(a.keys() & b.keys())])
+    return np.array(
+        [
+            a[s].record["metrics"][name] - b[s].record["metrics"][name]
+            for s in sorted(a.keys() & b.keys())
+        ]
+    )
 
 
 def curve(run, term):
@@ -55,7 +60,11 @@ def curve(run, term):
 def loudness(run):
     """Push of the fakes against the pull of the real images per nat of KL, at each row."""
     config = run.config
-    return config.beta_neg * (curve(run, "encoder.exp_elbo_r") + curve(run, "encoder.exp_elbo_g")) / (2 * config.beta_kl)
+    return (
+        config.beta_neg
+        * (curve(run, "encoder.exp_elbo_r") + curve(run, "encoder.exp_elbo_g"))
+        / (2 * config.beta_kl)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +89,18 @@ def test_recorded_runs_are_those_the_chapter_describes():
         config, setting = run.config, path.name.rsplit("-", 1)[0]
         assert run.record["status"] == "finished"
         assert run.record["device"].startswith("cpu")
-        assert (config.dataset, config.widths, config.latent_dim, config.batch_size) == ("mnist-subset", (16, 32), 32, 32)
-        assert (config.iterations, config.checkpoint_every, config.warmup, config.ema) == (6 * 187, 187, 0, 0.0)
+        assert (config.dataset, config.widths, config.latent_dim, config.batch_size) == (
+            "mnist-subset",
+            (16, 32),
+            32,
+            32,
+        )
+        assert (config.iterations, config.checkpoint_every, config.warmup, config.ema) == (
+            6 * 187,
+            187,
+            0,
+            0.0,
+        )
         assert config.beta_rec == (0.05 if config.model == "intro" else 1.0)
         assert config.beta_kl == (0.1 if setting.endswith("-kl0.1") else 1.0)
         assert config.learning_rate == (2e-3 if setting.endswith("-lr2e-3") else 1e-3)
@@ -129,7 +148,9 @@ def test_the_scale_of_the_classifier_distance(digits):
         assert precision_recall(real, fake).recall < 0.01
         gaps = torch.cdist(real.double(), real.double()).kthvalue(4, dim=1).values
         few = gaps.argsort()[:-50]
-        assert (torch.cdist(fake.double(), real[few].double()) <= gaps[few]).any(1).double().mean() < 0.02
+        assert (torch.cdist(fake.double(), real[few].double()) <= gaps[few]).any(
+            1
+        ).double().mean() < 0.02
     assert precision_recall(real, features(train[:1000])).precision < 0.9
 
 
@@ -156,10 +177,16 @@ def test_the_loud_start_is_that_of_the_annealing_not_of_the_distance(digits):
     """Ten iterations of seed 0 with D and without: the KL divergences peak as high, beyond those of S-IntroVAE."""
     peak = {}
     for model, weight in (("as_intro", 1.0), ("as_intro", 0.0), ("soft_intro", 1.0)):
-        config = recorded(model)[0].config.model_copy(update={"device": "cpu", "distance_weight": weight})
-        loop = Loop(build_model(config, digits[0].shape).train(), build_objective(config), digits[0], config)
+        config = recorded(model)[0].config.model_copy(
+            update={"device": "cpu", "distance_weight": weight}
+        )
+        loop = Loop(
+            build_model(config, digits[0].shape).train(), build_objective(config), digits[0], config
+        )
         rows = [loop.iterate(i) for i in range(10)]
-        peak[model, weight] = np.array([max(float(row[f"encoder.{term}"]) for row in rows) for term in ("kl", "kl_r")])
+        peak[model, weight] = np.array(
+            [max(float(row[f"encoder.{term}"]) for row in rows) for term in ("kl", "kl_r")]
+        )
     assert (peak["as_intro", 0.0] > 0.95 * peak["as_intro", 1.0]).all()
     assert (peak["as_intro", 1.0] > 1.5 * peak["soft_intro", 1.0]).all()
 
@@ -187,14 +214,20 @@ def modes(digits):
             with torch.no_grad():
                 update_bn(batches, model.decoder)
             fake = features(sample(model, 1000, seed=0))
-            found[name, kinds] = psnr(test, reconstruct(model, test)[0].clamp(0, 1)).item(), frechet(fake, real)
+            found[name, kinds] = (
+                psnr(test, reconstruct(model, test)[0].clamp(0, 1)).item(),
+                frechet(fake, real),
+            )
     return found
 
 
 def test_samples_score_best_with_statistics_of_their_own(modes):
     """And reconstructions do not care; the choice moves AS-IntroVAE further than S-IntroVAE of seed 0 is away."""
     for name in ("vae", "as_intro"):
-        decibels, distances = zip(*(modes[name, k] for k in (("prior",), ("posterior", "prior"), ("posterior",))), strict=True)
+        decibels, distances = zip(
+            *(modes[name, k] for k in (("prior",), ("posterior", "prior"), ("posterior",))),
+            strict=True,
+        )
         assert max(decibels) - min(decibels) < 0.4
         assert distances[0] < 0.97 * distances[1] < 0.97**2 * distances[2]
         assert decibels[1] == pytest.approx(recorded(name)[0].record["metrics"]["psnr"], abs=0.01)
@@ -213,7 +246,11 @@ def verdict(difference, claimed):
 def table():
     """Cells of the table of the verdict: claim -> (here, verdict)."""
     text = (ROOT / "book" / "src" / "10_image_experiments.md").read_text()
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("| ")
+    ]
     return {claim: (here, word) for claim, here, word in rows[1:]}
 
 
@@ -245,7 +282,9 @@ def test_wgan_gp_is_first_in_every_seed():
     ((here, _),) = [cells for row, cells in table().items() if row.startswith("WGAN-GP")]
     assert here.endswith(f"{scores('wgan_gp', name).mean():.0f}")
     assert scores("wgan_gp", "precision_mnist_classifier").max() < 0.6  # lower than that of noise
-    seconds = {model: [run.record["seconds"] for run in recorded(model).values()] for model in MODELS}
+    seconds = {
+        model: [run.record["seconds"] for run in recorded(model).values()] for model in MODELS
+    }
     assert min(seconds["wgan_gp"]) > max(seconds["as_intro"]) > 5 * max(seconds["vae"])
 
 
@@ -255,7 +294,9 @@ def test_as_intro_is_ahead_of_the_vae_but_for_ssim_and_no_goal_is_met():
         assert (sign * differences(name, other="vae") > 0).all()
     assert (differences(distance, "soft_intro", "vae") > 0).all()
     assert (differences("ssim", "soft_intro", "vae") < 0).all()
-    assert scores("vae", "ssim").mean() > max(scores(m, "ssim").mean() for m in ("as_intro", "soft_intro"))
+    assert scores("vae", "ssim").mean() > max(
+        scores(m, "ssim").mean() for m in ("as_intro", "soft_intro")
+    )
     recall = "recall_mnist_classifier"
     for name, best in ((distance, min), (recall, max)):
         means = {m: scores(m, name).mean() for m in MODELS[1:]}
@@ -272,7 +313,10 @@ def test_as_intro_is_ahead_of_the_vae_but_for_ssim_and_no_goal_is_met():
 def test_beta_kl_moves_the_error_further_than_the_model_does():
     means = [scores(model, "psnr").mean() for model in ("vae", "soft_intro", "as_intro")]
     assert f"{max(means) - min(means):.1f}" == "0.6"
-    moved = {name: scores("vae-kl0.1", name).mean() / scores("vae", name).mean() for name in ("mse", "kl")}
+    moved = {
+        name: scores("vae-kl0.1", name).mean() / scores("vae", name).mean()
+        for name in ("mse", "kl")
+    }
     assert f"{scores('vae-kl0.1', 'psnr').mean() - means[0]:.1f}" == "2.9"
     assert moved["mse"] < 0.6
     assert 4 < moved["kl"] < 5
@@ -285,7 +329,10 @@ def test_beta_kl_moves_the_error_further_than_the_model_does():
 def test_grain_on_the_black_is_stronger_in_soft_intro_than_in_the_vae(digits):
     x = digits[0].evaluation(300)
     black = torch.nn.functional.max_pool2d(x, 9, 1, 4) == 0
-    grain = {m: reconstruct(recorded(m)[0].model, x)[0].clamp(0, 1)[black].square().mean().sqrt() for m in ("vae", "soft_intro")}
+    grain = {
+        m: reconstruct(recorded(m)[0].model, x)[0].clamp(0, 1)[black].square().mean().sqrt()
+        for m in ("vae", "soft_intro")
+    }
     assert 1.1 < grain["soft_intro"] / grain["vae"] < 1.25
 
 
@@ -293,7 +340,10 @@ def test_faster_in_grey_and_not_in_error_and_not_stabler():
     both = {model: recorded(model) for model in ("as_intro", "soft_intro")}
     for seed in (0, 1, 2):
         for epoch in (1, 2, 3):
-            rows = {m: read_row(RUNS / f"{m}-{seed}" / "progress" / f"{187 * epoch:07d}.png") for m in both}
+            rows = {
+                m: read_row(RUNS / f"{m}-{seed}" / "progress" / f"{187 * epoch:07d}.png")
+                for m in both
+            }
             grey = {m: ((x > 0.1) & (x < 0.6)).float().mean() for m, x in rows.items()}
             assert grey["as_intro"] < grey["soft_intro"]
         a, s = (both[m][seed] for m in ("as_intro", "soft_intro"))

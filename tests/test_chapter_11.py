@@ -34,7 +34,15 @@ from asintrovae.theory.objectives import Noise
 TEXT = (ROOT / "book" / "src" / "11_running.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
 PAPERMILL = [block for block in BLOCKS if "papermill" in block]
-TINY = {"iterations": 6, "warmup": 1, "batch_size": 8, "widths": [4, 8], "evaluation_samples": 20, "c": 0.5, "device": "cpu"}
+TINY = {
+    "iterations": 6,
+    "warmup": 1,
+    "batch_size": 8,
+    "widths": [4, 8],
+    "evaluation_samples": 20,
+    "c": 0.5,
+    "device": "cpu",
+}
 
 
 def block_with(words):
@@ -43,8 +51,15 @@ def block_with(words):
 
 
 def bash(script, **environment):
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **environment}
-    done = subprocess.run(["bash", "-euc", script], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    env = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        **environment,
+    }
+    done = subprocess.run(
+        ["bash", "-euc", script], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -56,14 +71,26 @@ def rows():
 def test_the_rows_are_those_of_the_parameter_files():
     assert list(rows()) == ["mnist", "cifar10", "oxford", "celeba128", "celeba256"]
     for name, row in rows().items():
-        values = yaml.safe_load((ROOT / "book" / "training" / "params" / f"{name}.yaml").read_text())
+        values = yaml.safe_load(
+            (ROOT / "book" / "training" / "params" / f"{name}.yaml").read_text()
+        )
         channels, height, _ = SHAPES[values["dataset"]]
-        assert row == (channels, height, values["latent_dim"], values["batch_size"], values["iterations"])
+        assert row == (
+            channels,
+            height,
+            values["latent_dim"],
+            values["batch_size"],
+            values["iterations"],
+        )
         assert tuple(values["widths"]) == PUBLISHED_WIDTHS[height]
-        assert values["warmup"] == 0  # every iteration is one of the model, as the table counts them
+        assert (
+            values["warmup"] == 0
+        )  # every iteration is one of the model, as the table counts them
 
 
-@pytest.mark.parametrize("block", PAPERMILL, ids=lambda block: re.search(r"run_dir (\S+)", block)[1])
+@pytest.mark.parametrize(
+    "block", PAPERMILL, ids=lambda block: re.search(r"run_dir (\S+)", block)[1]
+)
 def test_papermill_commands_give_valid_parameters(block, tmp_path):
     """Injected, not run: RunConfig takes them, and the model's file has corrected the row's."""
     bash(block.replace("papermill ", "papermill --prepare-only ").replace("out", f"{tmp_path}/out"))
@@ -72,7 +99,11 @@ def test_papermill_commands_give_valid_parameters(block, tmp_path):
         if config.model == "wgan_gp":
             assert (config.adam_betas, config.ema, config.dataset) == ((0.0, 0.9), 0.0, "cifar10")
         if config.dataset == "folder":
-            assert (config.model, config.mirror, config.widths) == ("as_intro", True, PUBLISHED_WIDTHS[128])
+            assert (config.model, config.mirror, config.widths) == (
+                "as_intro",
+                True,
+                PUBLISHED_WIDTHS[128],
+            )
     assert len(list(tmp_path.glob("*.ipynb"))) == (3 if "for seed" in block else 1)
 
 
@@ -81,14 +112,18 @@ def injected(path):
     (cell,) = [cell for cell in cells if "injected-parameters" in cell.metadata.get("tags", [])]
     namespace = {}
     exec(cell.source, namespace)
-    return RunConfig(**{name: value for name, value in namespace.items() if name in RunConfig.model_fields})
+    return RunConfig(
+        **{name: value for name, value in namespace.items() if name in RunConfig.model_fields}
+    )
 
 
 def test_the_order_of_the_files_matters(tmp_path):
     block = block_with("wgan_gp")
     row, model = re.findall(r"-f \S+", block)
     swapped = block.replace(row, "ROW").replace(model, row).replace("ROW", model)
-    bash(swapped.replace("papermill ", "papermill --prepare-only ").replace("out", f"{tmp_path}/out"))
+    bash(
+        swapped.replace("papermill ", "papermill --prepare-only ").replace("out", f"{tmp_path}/out")
+    )
     assert injected(tmp_path / "out.ipynb").ema == 0.999
 
 
@@ -100,8 +135,14 @@ def test_your_own_images_in_tiny_form(tmp_path):
         pixels = np.random.default_rng(i).integers(0, 256, (24, 36, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / "below" / f"{i:02d}.png")
     (tmp_path / "images" / "below" / "07.png").write_bytes(b"this is not an image")
-    block = block_with("dataset folder").replace("out.ipynb", f"{tmp_path}/out.ipynb").replace("runs/mine", f"{tmp_path}/run")
-    block = block.replace("data_dir my-images", f"data_dir {tmp_path}/images").replace("resolution 128", "resolution 16")
+    block = (
+        block_with("dataset folder")
+        .replace("out.ipynb", f"{tmp_path}/out.ipynb")
+        .replace("runs/mine", f"{tmp_path}/run")
+    )
+    block = block.replace("data_dir my-images", f"data_dir {tmp_path}/images").replace(
+        "resolution 128", "resolution 16"
+    )
     bash(block.replace("  -p dataset", f"  -y '{json.dumps(TINY)}' -p dataset"))
     record = load_run(tmp_path / "run").record
     assert (record["status"], record["skipped_images"]) == ("finished", 1)
@@ -117,16 +158,27 @@ def test_two_launchers_of_a_cluster_train_one_run(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     (line,) = [block for block in BLOCKS if block.startswith("torchrun")]
-    line = line.replace("--nproc-per-node 4", "--nproc-per-node 1").replace("node1:29500", f"127.0.0.1:{port}")
+    line = line.replace("--nproc-per-node 4", "--nproc-per-node 1").replace(
+        "node1:29500", f"127.0.0.1:{port}"
+    )
     line = line.replace("parameters.json", str(tmp_path / "parameters.json"))
-    slurm = {"JOB_NAME": "toy-8", "JOB_ID": "12345", "NNODES": "2", "NTASKS": "2", "NTASKS_PER_NODE": "1", "PROCID": "0"}
+    slurm = {
+        "JOB_NAME": "toy-8",
+        "JOB_ID": "12345",
+        "NNODES": "2",
+        "NTASKS": "2",
+        "NTASKS_PER_NODE": "1",
+        "PROCID": "0",
+    }
     slurm = {f"SLURM_{name}": value for name, value in slurm.items()}
     launchers = [threading.Thread(target=bash, args=(line,), kwargs=slurm) for _ in range(2)]
     for launcher in launchers:
         launcher.start()
     for launcher in launchers:
         launcher.join()
-    assert len(json.loads((tmp_path / "result.json").read_text())["history"]) == 8  # it was they who trained
+    assert (
+        len(json.loads((tmp_path / "result.json").read_text())["history"]) == 8
+    )  # it was they who trained
     together = config.model_copy(update={"devices": 1})
     data, model, objective = build(together)
     result = train(model, objective, data, together)
@@ -145,7 +197,11 @@ def test_the_batch_file_is_a_shell_script_around_the_same_line():
     assert batch.startswith("#!/")  # sbatch refuses a file without it
     assert subprocess.run(["bash", "-n"], input=batch, text=True).returncode == 0
     line = next(block for block in BLOCKS if block.startswith("torchrun"))
-    for option in ("--nproc-per-node 4", "--rdzv-backend c10d", "-m asintrovae.running.worker parameters.json"):
+    for option in (
+        "--nproc-per-node 4",
+        "--rdzv-backend c10d",
+        "-m asintrovae.running.worker parameters.json",
+    ):
         assert option in batch
         assert option in line
 
@@ -155,11 +211,24 @@ def test_what_a_run_computes_cannot_change_on_the_way(tmp_path):
     config = tiny_config(tmp_path, model="as_intro")
     data, model, objective = build(config)
     train(model, objective, data, config)
-    for name, value in {"iterations": 40, "seed": 1, "batch_size": 16, "ema": 0.5, "precision": "bf16-mixed"}.items():
+    for name, value in {
+        "iterations": 40,
+        "seed": 1,
+        "batch_size": 16,
+        "ema": 0.5,
+        "precision": "bf16-mixed",
+    }.items():
         other = tiny_config(tmp_path, model="as_intro", **{name: value})
         with pytest.raises(ParameterError, match=f"holds another run .*{name} "):
             train(model, objective, data, other)
-    free = tiny_config(tmp_path, model="as_intro", log_every=3, checkpoint_every=7, threads=1, evaluation_samples=10)
+    free = tiny_config(
+        tmp_path,
+        model="as_intro",
+        log_every=3,
+        checkpoint_every=7,
+        threads=1,
+        evaluation_samples=10,
+    )
     assert len(train(model, objective, data, free).history) == 4
     assert {"devices", "device", "run_dir"} - FREE_PARAMETERS == set()
     assert not FREE_PARAMETERS & {"iterations", "warmup", "c", "seed", "batch_size", "precision"}
@@ -199,7 +268,13 @@ def iteration(name, shape, n, widths, B, device):
     return total, *passes
 
 
-PASSES = {"vae": (3, 3), "intro": (14, 9), "soft_intro": (14, 13), "as_intro": (14, 13), "wgan_gp": (62, 8)}
+PASSES = {
+    "vae": (3, 3),
+    "intro": (14, 9),
+    "soft_intro": (14, 13),
+    "as_intro": (14, 13),
+    "wgan_gp": (62, 8),
+}
 
 
 @pytest.mark.parametrize("name", list(PASSES))
@@ -229,7 +304,11 @@ def kept_bytes(device, autocast=False, B=4):
 
     phase = OBJECTIVES["as_intro"]().phases[0]
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-    with hooks, only_learning(model, phase.learns), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+    with (
+        hooks,
+        only_learning(model, phase.learns),
+        torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+    ):
         phase.loss(model, x, noise, 0.5)
     return sum(storage.nbytes() for key, storage in kept.items() if key not in own)
 
@@ -240,7 +319,10 @@ def test_memory_is_counted_without_numbers_and_grows_with_the_batch():
 
 
 def test_bfloat16_nearly_halves_what_is_kept():
-    rounded, exact = (kept_bytes("cpu", autocast, B=16) - kept_bytes("cpu", autocast, B=8) for autocast in (True, False))
+    rounded, exact = (
+        kept_bytes("cpu", autocast, B=16) - kept_bytes("cpu", autocast, B=8)
+        for autocast in (True, False)
+    )
     assert 0.5 <= rounded / exact < 0.65
 
 
@@ -255,13 +337,17 @@ def test_the_surplus_of_shares_over_all_ways_to_deal(generator, kernel):
         means.append(sum(distance(of(q_r, hand), of(q_g, hand), kernel) for hand in hands) / W)
     whole = distance(q_r, q_g, kernel)
     single = sum(distance(of(q_r, [i]), of(q_g, [i]), kernel) for i in range(B)) / B
-    torch.testing.assert_close(sum(means) / len(means), whole + (W - 1) / (B - 1) * (single - whole))
+    torch.testing.assert_close(
+        sum(means) / len(means), whole + (W - 1) / (B - 1) * (single - whole)
+    )
     assert min(means) > whole
 
 
 def test_shares_of_the_unbiased_estimator_are_another_number(generator):
     q_r, q_g = two_posteriors(generator, 8)
-    halves = [distance(of(q_r, half), of(q_g, half), estimator="u") for half in (slice(4), slice(4, 8))]
+    halves = [
+        distance(of(q_r, half), of(q_g, half), estimator="u") for half in (slice(4), slice(4, 8))
+    ]
     whole = distance(q_r, q_g, estimator="u")
     assert abs(sum(halves) / 2 - whole) > 0.05 * abs(whole)
 
@@ -275,12 +361,16 @@ def test_rounding_to_bfloat16_is_at_most_one_part_in_256(generator):
 def test_the_sweep_of_the_chapter_in_tiny_form(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = re.search(r"```yaml\n(notebook: .*?)```", TEXT, flags=re.DOTALL)[1]
-    tiny = "iterations: 6, warmup: 1, widths: [4], batch_size: 8, evaluation_samples: 20, device: cpu"
+    tiny = (
+        "iterations: 6, warmup: 1, widths: [4], batch_size: 8, evaluation_samples: 20, device: cpu"
+    )
     assert "iterations: 4000" in text
     path = tmp_path / "book" / "training" / "sweeps" / "board.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(text.replace("iterations: 4000", tiny))
-    (path.parent.parent / "toy.ipynb").write_bytes((ROOT / "book" / "training" / "toy.ipynb").read_bytes())
+    (path.parent.parent / "toy.ipynb").write_bytes(
+        (ROOT / "book" / "training" / "toy.ipynb").read_bytes()
+    )
     run_dir, points = read_grid(path)
     assert run_dir == tmp_path / "runs" / "board"
     assert f"lists the {len(points)} runs" in TEXT

@@ -21,7 +21,15 @@ from asintrovae.sweeps.table import DONE, state
 SWEEPS = ROOT / "book" / "training" / "sweeps"
 PARAMS = ROOT / "book" / "training" / "params"
 SETTINGS = [f"{dataset}-c{k}" for dataset in ("8gaussians", "checkerboard") for k in (1, 2, 3)]
-SWEEPS_DONE = ["toy_laptop", "toy_map", "toy_annealed", "toy_ablation", "toy_tuned", "toy_drawing", "toy_board"]
+SWEEPS_DONE = [
+    "toy_laptop",
+    "toy_map",
+    "toy_annealed",
+    "toy_ablation",
+    "toy_tuned",
+    "toy_drawing",
+    "toy_board",
+]
 SHARE = 0.998  # of real points that the judge of the chapter accepts
 REFERENCE = ["vae", "intro", "soft_intro", "as_intro"]
 MODELS = ["vae", "intro", "soft_intro", "as_intro-mean", "as_intro-product"]
@@ -50,9 +58,19 @@ def test_the_runs_of_the_chapter_are_those_of_its_sweeps(name):
 def test_the_large_runs_are_points_of_the_reference_sweep_and_reach_the_published_level():
     run_dir, points = read_grid(SWEEPS / "toy_reference_3_layers.yaml")
     done = {point.name: point for point in points if state(point) in DONE}
-    assert done.keys() == load_records(run_dir).keys() >= {f"8gaussians-c1/{model}/0" for model in REFERENCE}
-    metrics = {name: load_records(run_dir)[f"8gaussians-c1/{name}/0"]["metrics"] for name in REFERENCE}
-    assert [metrics[name]["modes_found"] for name in ("soft_intro", "as_intro", "intro")] == [8, 8, 4]
+    assert (
+        done.keys()
+        == load_records(run_dir).keys()
+        >= {f"8gaussians-c1/{model}/0" for model in REFERENCE}
+    )
+    metrics = {
+        name: load_records(run_dir)[f"8gaussians-c1/{name}/0"]["metrics"] for name in REFERENCE
+    }
+    assert [metrics[name]["modes_found"] for name in ("soft_intro", "as_intro", "intro")] == [
+        8,
+        8,
+        4,
+    ]
     for name in ("soft_intro", "as_intro"):
         assert metrics[name]["protocol_kl"] < 3.4
         assert metrics[name]["protocol_jsd"] < 5.6
@@ -72,14 +90,19 @@ def test_the_reference_sweep_has_the_published_networks_and_form():
         model = point.labels["model"]
         extra = official if model == "as_intro-official" else {"model": model}
         for name, value in (row | extra).items():
-            assert getattr(point.config, name) == (tuple(value) if isinstance(value, list) else value)
+            assert getattr(point.config, name) == (
+                tuple(value) if isinstance(value, list) else value
+            )
 
 
 def test_the_tables_have_neither_draws_nor_sinusoids(laptop):
     tables = [*laptop.values(), *load_records(embedded("runs/toy_reference")).values()]
     for name in ("decoder_std", "fourier_features"):
         assert {with_defaults(record["config"])[name] for record in tables} == {0}
-        near = [load_records(embedded(f"runs/{folder}")).values() for folder in ("toy_drawing", "toy_board")]
+        near = [
+            load_records(embedded(f"runs/{folder}")).values()
+            for folder in ("toy_drawing", "toy_board")
+        ]
         assert any(record["config"].get(name) for records in near for record in records)
 
 
@@ -93,13 +116,18 @@ def test_records_hold_relative_folders_only():
 def test_the_published_numbers_are_those_of_the_chapter_on_measures():
     """Typed in two chapters; they must not come apart."""
     measures = (ROOT / "book" / "src" / "08_measures.md").read_text()
-    rows = re.findall(r"^\| (8 Gaussians|checkerboard|) ?\| (C\d) \| (.*?) \|$", measures, flags=re.MULTILINE)
+    rows = re.findall(
+        r"^\| (8 Gaussians|checkerboard|) ?\| (C\d) \| (.*?) \|$", measures, flags=re.MULTILINE
+    )
     there = [[cell.strip() for cell in row[2].split("|")][:4] for row in rows]
     source = (ROOT / "book" / "src" / "12_toy_results.md").read_text()
     block = re.search(r"^published = \{.*?^\}", source, flags=re.DOTALL | re.MULTILINE)[0]
     found = {"NaN": float("nan")}
     exec(block, found)
-    here = [["NaN" if kl != kl else f"{kl} / {jsd}" for kl, jsd in row] for row in found["published"].values()]
+    here = [
+        ["NaN" if kl != kl else f"{kl} / {jsd}" for kl, jsd in row]
+        for row in found["published"].values()
+    ]
     assert len(here) == 6
     assert here == there
 
@@ -107,12 +135,17 @@ def test_the_published_numbers_are_those_of_the_chapter_on_measures():
 def test_verdicts_follow_the_rule(laptop):
     """What the chapter's table of verdicts prints, computed from the records by numpy."""
     rows = re.findall(
-        r"^(\S+-c\d)\s+(mean|product)\b.*  (\S.*); (\S.*)$", printed("12_toy_results", "log ratios"), flags=re.MULTILINE
+        r"^(\S+-c\d)\s+(mean|product)\b.*  (\S.*); (\S.*)$",
+        printed("12_toy_results", "log ratios"),
+        flags=re.MULTILINE,
     )
     assert len(rows) == 12
     for setting, kernel, *said in rows:
         for verdict, metric in zip(said, ("protocol_kl", "protocol_jsd"), strict=True):
-            one, other = (scores(laptop, f"{setting}/{model}", metric) for model in ("soft_intro", f"as_intro-{kernel}"))
+            one, other = (
+                scores(laptop, f"{setting}/{model}", metric)
+                for model in ("soft_intro", f"as_intro-{kernel}")
+            )
             assert len(one) == len(other) == 5
             assert verdict == judged(np.log(one) - np.log(other)) == "undecided"
     assert judged(np.array([1.0, 1.1, 0.9])) == "held"
@@ -140,12 +173,17 @@ def test_the_ablation_needs_the_kl_divergence_and_not_the_distance(laptop):
     ablation = load_records(embedded("runs/toy_ablation"))
     assert scores(ablation, "c0").min() > 200
     assert set(scores(ablation, "c0.5", "modes_found")) >= {2, 8}
-    annealed = [scores(ablation, name, "modes_found") for name in ("no-distance", "squash", "pairing-real", "estimator-u")]
+    annealed = [
+        scores(ablation, name, "modes_found")
+        for name in ("no-distance", "squash", "pairing-real", "estimator-u")
+    ]
     assert (np.stack(annealed) == 8).all()
     mixed = scores(laptop, "8gaussians-c1/as_intro-mean")
     for name in ("no-distance", "squash", "kernel-prior", "pairing-real", "estimator-u"):
         change = scores(ablation, name)
-        assert abs(change.mean() - mixed.mean()) < np.hypot(change.std(ddof=1), mixed.std(ddof=1)), name
+        assert abs(change.mean() - mixed.mean()) < np.hypot(
+            change.std(ddof=1), mixed.std(ddof=1)
+        ), name
 
 
 def test_the_map_says_annealing_and_not_the_distance():
@@ -154,7 +192,11 @@ def test_the_map_says_annealing_and_not_the_distance():
 
     def whole(form, seeds):
         """Whether all modes were found, by weights and seed."""
-        found = {key[1:]: row["modes_found"] == 8 for key, row in rows.items() if key[0] == form and int(key[3]) < seeds}
+        found = {
+            key[1:]: row["modes_found"] == 8
+            for key, row in rows.items()
+            if key[0] == form and int(key[3]) < seeds
+        }
         assert len(found) == 64 * seeds
         return found
 
@@ -172,11 +214,16 @@ def test_the_map_says_annealing_and_not_the_distance():
     for form, below, above in (("soft_intro", 70, 9), ("as_intro", 70, 7)):
         found = whole(form, 3)
         small = {key for key in found if float(key[0].partition("=")[2]) < 0.4}
-        assert (sum(found[key] for key in small), sum(found[key] for key in found.keys() - small)) == (below, above)
+        assert (
+            sum(found[key] for key in small),
+            sum(found[key] for key in found.keys() - small),
+        ) == (below, above)
     for form, middle in (("soft_intro-annealed", 16), ("as_intro-annealed", 15)):
         found = whole(form, 2)
         strong = {key for key in found if float(key[1].partition("=")[2]) >= 1}
-        assert sum(found[key] for key in strong if key[0] in ("beta_kl=0.5", "beta_kl=0.7")) == middle
+        assert (
+            sum(found[key] for key in strong if key[0] in ("beta_kl=0.5", "beta_kl=0.7")) == middle
+        )
 
 
 @pytest.fixture(scope="module")
@@ -211,11 +258,15 @@ def test_the_model_judges_as_the_text_says(tuned):
     for seed, run in enumerate(tuned):
         x, x_g = build_data(run.config).evaluation(5000), sample(run.model, 10_000, seed)
         rejected = misfit(run, x_g) > np.quantile(misfit(run, x), SHARE)
-        astray = np.linalg.norm(x_g.numpy()[:, None] - centers, axis=2).min(1) > 5 * 0.02 / np.sqrt(2)
+        astray = np.linalg.norm(x_g.numpy()[:, None] - centers, axis=2).min(1) > 5 * 0.02 / np.sqrt(
+            2
+        )
         assert 0.015 < rejected.mean() < 0.03
         assert 0.015 < astray.mean() < 0.025
         assert astray[rejected].sum() > 0.85 * astray.sum()
-        before, after = (histogram_divergences(x, points[:5000], (-2, 2)) for points in (x_g, x_g[~rejected]))
+        before, after = (
+            histogram_divergences(x, points[:5000], (-2, 2)) for points in (x_g, x_g[~rejected])
+        )
         assert before.protocol_kl == pytest.approx(run.record["metrics"]["protocol_kl"], rel=0.01)
         assert 0.35 < after.protocol_jsd / before.protocol_jsd < 0.66
         assert abs(after.protocol_kl - before.protocol_kl) < 0.2
@@ -226,7 +277,10 @@ def means_over_draws(run, extent, judge=None):
     density, rows, judge = build_data(run.config).density, [], judge or run
     limit = np.quantile(misfit(judge, build_data(judge.config).evaluation(5000)), SHARE)
     for k in range(8):
-        x, x_g = density.sample(5000, torch.Generator().manual_seed(k)), sample(run.model, 10_000, 50 + k)
+        x, x_g = (
+            density.sample(5000, torch.Generator().manual_seed(k)),
+            sample(run.model, 10_000, 50 + k),
+        )
         kept = x_g[misfit(judge, x_g) <= limit][:5000]
         assert len(kept) == 5000
         rows.append([histogram_divergences(x, points, extent)[:2] for points in (x_g[:5000], kept)])
@@ -241,7 +295,10 @@ def near_floor():
         for model in ("soft_intro", "as_intro")
     }
     assert {run.record["metrics"]["modes_found"] for group in runs.values() for run in group} == {8}
-    return {model: np.array([means_over_draws(run, (-2, 2)) for run in group]) for model, group in runs.items()}
+    return {
+        model: np.array([means_over_draws(run, (-2, 2)) for run in group])
+        for model, group in runs.items()
+    }
 
 
 def test_accepted_draws_of_a_decoder_that_draws_are_near_the_floor_on_every_seed(near_floor):
@@ -277,10 +334,15 @@ def board_runs():
 @pytest.fixture(scope="module")
 def board(board_runs):
     """Form -> protocol KL of all points and of accepted ones, (seeds, 2)."""
-    return {form: np.array([means_over_draws(run, (-4, 4))[:, 0] for run in group]) for form, group in board_runs.items()}
+    return {
+        form: np.array([means_over_draws(run, (-4, 4))[:, 0] for run in group])
+        for form, group in board_runs.items()
+    }
 
 
-def test_with_sinusoids_and_a_judge_the_board_is_within_1_1_of_its_floor_on_every_seed(board, laptop):
+def test_with_sinusoids_and_a_judge_the_board_is_within_1_1_of_its_floor_on_every_seed(
+    board, laptop
+):
     """The floor is 17.1, two samples of the data; without a judge the runs stay above 1.1 of it."""
     for kl in board.values():
         everything, accepted = kl.T
@@ -296,7 +358,9 @@ def test_on_the_board_the_game_gives_a_judge_and_not_a_decoder(board, board_runs
     assert (cross < board["vae"][:, 1] - 0.1).all()
     assert judged(np.log(cross) - np.log(board["soft_intro"][:, 1])) == "undecided"
     text = printed("12_toy_results", "better judge of a VAE")
-    assert [line.rpartition(" ")[2] for line in text.splitlines() if " of 3, " in line] == ["undecided"] * 3 + ["held"]
+    assert [line.rpartition(" ")[2] for line in text.splitlines() if " of 3, " in line] == [
+        "undecided"
+    ] * 3 + ["held"]
 
 
 def test_with_sinusoids_the_two_models_are_not_told_apart(board):

@@ -77,12 +77,23 @@ def test_the_published_numbers_are_those_of_the_chapter_on_measures():
     found = {}
     source = (ROOT / "book" / "src" / "13_image_results.md").read_text()
     exec(re.search(r"^published_fid = \{.*?^\}", source, flags=re.DOTALL | re.MULTILINE)[0], found)
-    exec(re.search(r"^published_scores = \{.*?^\}", source, flags=re.DOTALL | re.MULTILINE)[0], found)
+    exec(
+        re.search(r"^published_scores = \{.*?^\}", source, flags=re.DOTALL | re.MULTILINE)[0], found
+    )
     for name, row in (("mnist", "MNIST"), ("cifar10", "CIFAR-10")):
         scores = found["published_fid"][name]
-        assert " | ".join([row, *(f"{scores[model]:.2f}" for model in ("wgan_gp", "soft_intro", "as_intro"))]) in measures
+        assert (
+            " | ".join(
+                [row, *(f"{scores[model]:.2f}" for model in ("wgan_gp", "soft_intro", "as_intro"))]
+            )
+            in measures
+        )
     for name, row in (("mnist", "MNIST"), ("cifar10", "CIFAR-10"), ("flowers64", "Oxford")):
-        here = [float(x) for model in ("soft_intro", "as_intro") for x in found["published_scores"][name][model].split()]
+        here = [
+            float(x)
+            for model in ("soft_intro", "as_intro")
+            for x in found["published_scores"][name][model].split()
+        ]
         (there,) = re.findall(rf'^    "{row}": (\(\(.*\)\)),$', measures, flags=re.MULTILINE)
         assert here == [float(x) for x in re.findall(r"[\d.]+", there)]
 
@@ -90,11 +101,15 @@ def test_the_published_numbers_are_those_of_the_chapter_on_measures():
 def test_verdicts_follow_the_rule(mnist):
     """What the chapter prints, computed from the records by numpy."""
     said = re.findall(
-        r"^  (\w+) .*? (held|did not hold|undecided)$", printed("13_image_results", "minus S-IntroVAE"), flags=re.MULTILINE
+        r"^  (\w+) .*? (held|did not hold|undecided)$",
+        printed("13_image_results", "minus S-IntroVAE"),
+        flags=re.MULTILINE,
     )
     assert len(said) == 3 * 4
     for name, verdict in said[:4]:
-        assert verdict == judged(CLAIMED[name] * (mnist("as_intro", name) - mnist("soft_intro", name)))
+        assert verdict == judged(
+            CLAIMED[name] * (mnist("as_intro", name) - mnist("soft_intro", name))
+        )
     assert {verdict for _, verdict in said[4:]} == {"undecided"}  # one seed
 
 
@@ -105,7 +120,9 @@ def test_the_ablation_of_the_text(mnist):
     assert mnist(without, "psnr").max() < mnist("vae", "psnr").min() - 2
     assert (mnist(annealed, "fid") < mnist(fixed, "fid")).all()
     assert (mnist(annealed, "psnr") < mnist(fixed, "psnr")).all()
-    assert {judged(CLAIMED[name] * (mnist(annealed, name) - mnist(fixed, name))) for name in CLAIMED} == {"undecided"}
+    assert {
+        judged(CLAIMED[name] * (mnist(annealed, name) - mnist(fixed, name))) for name in CLAIMED
+    } == {"undecided"}
 
 
 def test_the_levels_of_the_text(mnist, records):
@@ -115,19 +132,32 @@ def test_the_levels_of_the_text(mnist, records):
     assert f"{ours:.0f} against {soft:.0f}, lower in two of three seeds" in text
     assert (mnist("as_intro", "fid") < mnist("soft_intro", "fid")).sum() == 2
     for dataset in ("cifar10", "flowers64"):
-        soft, ours = (records[dataset][f"{model}/0"]["metrics"]["fid"] for model in ("soft_intro", "as_intro"))
+        soft, ours = (
+            records[dataset][f"{model}/0"]["metrics"]["fid"] for model in ("soft_intro", "as_intro")
+        )
         assert f"| {ours:.0f} against {soft:.0f} |" in text
-    assert "| {:.2f} against {:.2f} |".format(*(mnist(model, "psnr").mean() for model in ("as_intro", "soft_intro"))) in text
+    assert (
+        "| {:.2f} against {:.2f} |".format(
+            *(mnist(model, "psnr").mean() for model in ("as_intro", "soft_intro"))
+        )
+        in text
+    )
     for model in ("vae", "intro", "soft_intro", "as_intro"):
         assert mnist("wgan_gp", "fid").max() < mnist(model, "fid").min()
         assert mnist(model, "precision_inception").max() < 0.05
         for dataset in ("cifar10", "flowers64"):
-            assert records[dataset]["wgan_gp/0"]["metrics"]["fid"] < records[dataset][f"{model}/0"]["metrics"]["fid"]
+            assert (
+                records[dataset]["wgan_gp/0"]["metrics"]["fid"]
+                < records[dataset][f"{model}/0"]["metrics"]["fid"]
+            )
     assert (mnist("as_intro-annealed", "fid") > mnist("as_intro", "fid")).all()
 
 
 def test_what_the_text_says_of_colour(records):
-    photographs, flowers = ({name: run["metrics"] for name, run in records[set_].items()} for set_ in ("cifar10", "flowers64"))
+    photographs, flowers = (
+        {name: run["metrics"] for name, run in records[set_].items()}
+        for set_ in ("cifar10", "flowers64")
+    )
     assert 275.20 - photographs["soft_intro/0"]["fid"] > 50
     assert 271.69 - photographs["as_intro/0"]["fid"] > 50
     assert {run["recall_inception"] for run in photographs.values()} == {0}
@@ -155,7 +185,9 @@ def test_the_start_of_the_text():
         return np.array([(row["iteration"], row[term]) for row in rows]).T
 
     def differences(measure):
-        return np.array([measure("as_intro", seed) - measure("soft_intro", seed) for seed in range(3)])
+        return np.array(
+            [measure("as_intro", seed) - measure("soft_intro", seed) for seed in range(3)]
+        )
 
     def mean_error(first, last):
         def measure(model, seed):
@@ -164,13 +196,18 @@ def test_the_start_of_the_text():
 
         return measure
 
-    for measure in (mean_error(0, 200), mean_error(200, 500), lambda *run: curve(*run, "encoder.kl")[1].max()):
+    for measure in (
+        mean_error(0, 200),
+        mean_error(200, 500),
+        lambda *run: curve(*run, "encoder.kl")[1].max(),
+    ):
         assert judged(-differences(measure)) == "did not hold"
     assert len(set(np.sign(differences(mean_error(750, 1000))))) == 2
     for model in ("soft_intro", "as_intro"):
-        assert {int(curve(model, seed, "encoder.kl")[0][curve(model, seed, "encoder.kl")[1].argmax()]) for seed in range(3)} == {
-            10
-        }
+        assert {
+            int(curve(model, seed, "encoder.kl")[0][curve(model, seed, "encoder.kl")[1].argmax()])
+            for seed in range(3)
+        } == {10}
 
 
 def test_further_numbers_of_the_text(mnist, records):
@@ -186,7 +223,10 @@ def test_further_numbers_of_the_text(mnist, records):
     fooled = records["cifar10"]["intro/0"]["metrics"]["precision_inception"]
     real = study["precision and recall of 1,000 training images"]["cifar10"]["precision"]
     assert f"the highest, {fooled:.2f} where real images have {real:.2f}," in text
-    soft, ours = (records["flowers64"][f"{model}/0"]["metrics"]["psnr"] for model in ("soft_intro", "as_intro"))
+    soft, ours = (
+        records["flowers64"][f"{model}/0"]["metrics"]["psnr"]
+        for model in ("soft_intro", "as_intro")
+    )
     assert f"AS-IntroVAE is {soft - ours:.1f} dB behind there" in text
 
 
@@ -198,12 +238,20 @@ def test_what_the_text_says_of_an_unstable_game():
         return np.std([row[term] for row in rows if row["iteration"] > 200], ddof=1)
 
     for term, factor in (("encoder.kl", 1.6), ("encoder.kl_g", 2.4)):
-        swings = {model: [swing(model, seed, term) for seed in range(3)] for model in ("soft_intro", "as_intro", "as_intro-c0.5")}
-        assert min(swings["as_intro-c0.5"]) > factor * max(swings["soft_intro"] + swings["as_intro"])
+        swings = {
+            model: [swing(model, seed, term) for seed in range(3)]
+            for model in ("soft_intro", "as_intro", "as_intro-c0.5")
+        }
+        assert min(swings["as_intro-c0.5"]) > factor * max(
+            swings["soft_intro"] + swings["as_intro"]
+        )
 
 
 def test_wgan_gp_is_ahead_by_the_rule(mnist):
     for model in ("soft_intro", "as_intro"):
         assert judged(mnist("wgan_gp", "fid") - mnist(model, "fid")) == "did not hold"
     text = printed("13_image_results", "WGAN-GP against")
-    assert re.findall(r"^WGAN-GP against .* (held|did not hold|undecided)$", text, flags=re.MULTILINE) == ["did not hold"] * 2
+    assert (
+        re.findall(r"^WGAN-GP against .* (held|did not hold|undecided)$", text, flags=re.MULTILINE)
+        == ["did not hold"] * 2
+    )

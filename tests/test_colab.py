@@ -35,7 +35,9 @@ def test_the_rehearsal_has_the_package_from_the_wheel_and_no_network(reader):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
         socket.create_connection(address, timeout=5).close()
-        result = reader.run("-c", f"import socket; socket.create_connection({address!r}, timeout=5)")
+        result = reader.run(
+            "-c", f"import socket; socket.create_connection({address!r}, timeout=5)"
+        )
     assert result.returncode == 1
     assert "OSError" in result.stderr or "Error: [Errno" in result.stderr
 
@@ -53,14 +55,22 @@ def test_the_set_up_cell_installs_what_is_missing(tmp_path):
     for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "all"]):
         subprocess.run(["git", *command], cwd=source, check=True, capture_output=True)
     url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
-    redirect = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{source.as_uri()}.insteadOf", "GIT_CONFIG_VALUE_0": url}
+    redirect = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{source.as_uri()}.insteadOf",
+        "GIT_CONFIG_VALUE_0": url,
+    }
     rehearsal = Rehearsal(tmp_path / "venv")
     absent = rehearsal.run("-c", "import asintrovae")
     assert "ModuleNotFoundError: No module named 'asintrovae'" in absent.stderr
     (tmp_path / "empty").mkdir()
     notebook = nbformat.read(CHAPTERS[0], as_version=4)
-    notebook.cells = [cell for cell in code_cells(notebook) if "setup" in cell.metadata.get("tags", [])]
+    notebook.cells = [
+        cell for cell in code_cells(notebook) if "setup" in cell.metadata.get("tags", [])
+    ]
     notebook.cells.append(nbformat.v4.new_code_cell("print(asintrovae.__file__)"))
-    no_isolation = {"PIP_NO_BUILD_ISOLATION": "0"}  # pip's way of saying yes: hatchling is taken from here
+    no_isolation = {
+        "PIP_NO_BUILD_ISOLATION": "0"
+    }  # pip's way of saying yes: hatchling is taken from here
     done = rehearsal.execute(notebook, tmp_path / "empty", **redirect, **no_isolation)
     assert done.cells[-1].outputs[0].text.startswith(str(rehearsal.site))

@@ -20,8 +20,14 @@ def a_list(example, passed):
     ("parameters", "message"),
     [
         ({"modle": "x"}, "unknown parameter 'modle' (value 'x'); did you mean 'model'?"),
-        ({"learning_rat": 1}, "unknown parameter 'learning_rat' (value 1); did you mean 'learning_rate'?"),
-        ({"model": "gan"}, "model='gan': must be 'vae', 'intro', 'soft_intro', 'as_intro' or 'wgan_gp'; did you mean 'wgan_gp'?"),
+        (
+            {"learning_rat": 1},
+            "unknown parameter 'learning_rat' (value 1); did you mean 'learning_rate'?",
+        ),
+        (
+            {"model": "gan"},
+            "model='gan': must be 'vae', 'intro', 'soft_intro', 'as_intro' or 'wgan_gp'; did you mean 'wgan_gp'?",
+        ),
         ({"iterations": 0}, "iterations=0: must be at least 1"),
         ({"iterations": 2.5}, "iterations=2.5: must be a whole number, such as 1000"),
         ({"iterations": "many"}, "iterations='many': must be a whole number, such as 1000"),
@@ -31,7 +37,10 @@ def a_list(example, passed):
         ({"ema": 1}, "ema=1: must be below 1"),
         ({"c": 1.5}, "c=1.5: must be at most 1"),
         ({"widths": []}, "widths=[]: must have 1 or more entries, got 0"),
-        ({"warmup": 30, "iterations": 20}, "warmup=30 exceeds iterations=20; lower it or leave it out"),
+        (
+            {"warmup": 30, "iterations": 20},
+            "warmup=30 exceeds iterations=20; lower it or leave it out",
+        ),
         (
             {"warmup": 200, "iterations": 1000},
             "warmup=200 leaves nothing of the annealing: c reaches 1 after 200 of iterations=1000, before the game begins; "
@@ -61,11 +70,17 @@ def a_list(example, passed):
         ({"device": "gpu1"}, f"device='gpu1': {DEVICES}; did you mean 'cuda'?"),
         ({"device": "CPU"}, f"device='CPU': {DEVICES}; did you mean 'cpu'?"),
         ({"device": "x"}, f"device='x': {DEVICES}"),
-        ({"dataset": "mnst"}, f"dataset='mnst': must be {ALL_SETS} or 'folder'; did you mean 'mnist'?"),
+        (
+            {"dataset": "mnst"},
+            f"dataset='mnst': must be {ALL_SETS} or 'folder'; did you mean 'mnist'?",
+        ),
         ({"widths": "[16, 16]"}, f"widths='[16, 16]': {a_list([128, 128], 'widths: [16, 16]')}"),
         ({"widths": 16}, f"widths=16: {a_list([128, 128], 'widths: [128, 128]')}"),
         ({"milestones": "935"}, f"milestones='935': {a_list([1000], 'milestones: [1000]')}"),
-        ({"milestones": None}, f"milestones=None: {a_list([1000], 'milestones: [1000]')}; leave it out for the default"),
+        (
+            {"milestones": None},
+            f"milestones=None: {a_list([1000], 'milestones: [1000]')}; leave it out for the default",
+        ),
         ({"widths": [8, "wide"]}, "widths='wide': must be a whole number, such as 1000"),
         (
             {"widths": [8] * 17},
@@ -73,14 +88,20 @@ def a_list(example, passed):
         ),
         ({"adam_betas": [0.5]}, "adam_betas=[0.5]: must have two entries"),
         ({"adam_betas": [0, 0, 0]}, "adam_betas=[0, 0, 0]: must have 2 or fewer entries, got 3"),
-        ({"iterations": None}, "iterations=None: must be a whole number, such as 1000; leave it out for the default"),
+        (
+            {"iterations": None},
+            "iterations=None: must be a whole number, such as 1000; leave it out for the default",
+        ),
         ({"beta_kl": "much"}, "beta_kl='much': must be a number, such as 0.5"),
         ({"alpha": 0}, "alpha=0: must be at least 1e-06"),
         ({"learning_rate": 0}, "learning_rate=0: must be above 0"),
         ({"squash": "perhaps"}, "squash='perhaps': must be true or false"),
         ({"run_dir": ""}, "run_dir='': must not be empty"),
         ({"run_dir": 3}, "run_dir=3: must be text"),
-        ({"data_dir": "x" * 2000}, f"data_dir={short('x' * 2000)}: must have at most 1000 characters"),
+        (
+            {"data_dir": "x" * 2000},
+            f"data_dir={short('x' * 2000)}: must have at most 1000 characters",
+        ),
         ({"resolution": 64}, "resolution=64 is for images, but dataset='8gaussians'; leave it out"),
         (
             {"dataset": "celeba128", "resolution": 64},
@@ -101,7 +122,10 @@ def a_list(example, passed):
         ),
         ({"fit": "stretch"}, "fit='stretch': must be 'crop' or 'squeeze'"),
         ({"hinge": "mean"}, "hinge='mean': must be 'example' or 'batch'"),
-        ({"c_schedule": "cosine"}, "c_schedule='cosine': must be 'linear' or 'tanh'; did you mean 'linear'?"),
+        (
+            {"c_schedule": "cosine"},
+            "c_schedule='cosine': must be 'linear' or 'tanh'; did you mean 'linear'?",
+        ),
         ({"beta_neg_decoder": -1}, "beta_neg_decoder=-1: must be at least 0"),
     ],
 )
@@ -129,13 +153,23 @@ def test_a_count_may_be_written_as_yaml_1_1_reads_it(written):
 
 
 def test_namespace_of_a_notebook():
-    namespace = {"model": "vae", "iterations": 7, "_private": 1, "In": [""], "Out": {}, "torch": torch, "open": open}
+    namespace = {
+        "model": "vae",
+        "iterations": 7,
+        "_private": 1,
+        "In": [""],
+        "Out": {},
+        "torch": torch,
+        "open": open,
+    }
     assert RunConfig.from_namespace(namespace) == RunConfig(model="vae", iterations=7)
     with pytest.raises(ParameterError, match="did you mean 'seed'"):
         RunConfig.from_namespace({**namespace, "sede": 3})
     with pytest.raises(ParameterError, match=r"run_dir=.*: must be text"):
         RunConfig.from_namespace({**namespace, "run_dir": {"a": 1}})
-    with pytest.raises(ParameterError, match="dataset='rings': this notebook takes mnist-subset, mnist"):
+    with pytest.raises(
+        ParameterError, match="dataset='rings': this notebook takes mnist-subset, mnist"
+    ):
         RunConfig.from_namespace({**namespace, "dataset": "rings"}, kind="images")
 
 
@@ -188,7 +222,11 @@ def test_a_misspelt_parameter_is_noticed_until_it_is_gone(run):
 def test_a_parameter_misspelt_in_the_second_run_is_noticed():
     namespace = {}
     in_ipython([DEFAULTS, SETUP, READ, *LATER, DEFAULTS, SETUP, READ, *LATER], namespace)
-    for injected in ("sede = 3", "iterations = 9; sede = 3", "t = 0.5"):  # t was a later cell's before
+    for injected in (
+        "sede = 3",
+        "iterations = 9; sede = 3",
+        "t = 0.5",
+    ):  # t was a later cell's before
         with pytest.raises(ParameterError, match=r"unknown parameter '(sede|t)'"):
             in_ipython([DEFAULTS, injected, SETUP, READ], namespace)
         in_ipython([f"del {injected.split('; ')[-1].split()[0]}"], namespace)
@@ -205,7 +243,9 @@ def test_the_home_folder_is_meant_wherever_a_path_is_read(tmp_path, monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     names = ("run_dir", "data_dir", "fid_weights")
     config = RunConfig(**{name: f"~/{name}/$VAR" for name in names})
-    assert {getattr(config, name) for name in names} == {f"{tmp_path}/{name}/$VAR" for name in names}
+    assert {getattr(config, name) for name in names} == {
+        f"{tmp_path}/{name}/$VAR" for name in names
+    }
     assert RunConfig(run_dir=Path("~/x")).run_dir == str(tmp_path / "x")
     assert RunConfig(run_dir=Path("x") / "~").run_dir == "x/~"
 
@@ -264,6 +304,11 @@ def test_a_missing_device_is_refused():
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [RunConfig(device=name).torch_device().index for name in ("cuda", "cuda:0", "cuda:1", "auto")] == [None, 0, 1, None]
-    with pytest.raises(ParameterError, match="device='cuda:2': this machine has 2 GPUs, counted from cuda:0; use device='auto'"):
+    assert [
+        RunConfig(device=name).torch_device().index for name in ("cuda", "cuda:0", "cuda:1", "auto")
+    ] == [None, 0, 1, None]
+    with pytest.raises(
+        ParameterError,
+        match="device='cuda:2': this machine has 2 GPUs, counted from cuda:0; use device='auto'",
+    ):
         RunConfig(device="cuda:2").torch_device()

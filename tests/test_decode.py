@@ -95,7 +95,9 @@ def test_rotation_in_exif_is_applied(tmp_path):
 def spoil(folder):
     """One unreadable image of every kind: file -> a word of the reason."""
     whole = folder / "whole.jpg"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(whole)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
+        whole
+    )
     Image.open(whole).save(folder / "crc.png")
     content, png = whole.read_bytes(), bytearray((folder / "crc.png").read_bytes())
     png[len(png) // 2] ^= 255
@@ -105,7 +107,13 @@ def spoil(folder):
     (folder / "text.png").write_text("<html>404</html>")
     Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(folder / "float.tif")
     Image.fromarray(np.full((8, 8), 70_000, np.int32)).save(folder / "long.tif")
-    reasons = {"cut.jpg": "truncated", "empty.jpg": "no image", "text.png": "no image", "crc.png": "", "float.tif": "floats"}
+    reasons = {
+        "cut.jpg": "truncated",
+        "empty.jpg": "no image",
+        "text.png": "no image",
+        "crc.png": "",
+        "float.tif": "floats",
+    }
     return {**reasons, "long.tif": "70000", "missing.jpg": "No such file"}
 
 
@@ -117,7 +125,9 @@ def test_unreadable_images_of_every_kind_are_named_with_the_reason(tmp_path):
         assert line.startswith(f"{tmp_path / name} (")
         assert reason in line
         assert "\n" not in line
-    images, problems = read_all([tmp_path / name for name in ["whole.jpg", *reasons, "whole.jpg"]], 8, "images")
+    images, problems = read_all(
+        [tmp_path / name for name in ["whole.jpg", *reasons, "whole.jpg"]], 8, "images"
+    )
     assert images.shape == (2, 3, 8, 8)
     assert torch.equal(images[0], images[1])
     assert len(problems) == len(reasons)
@@ -125,7 +135,9 @@ def test_unreadable_images_of_every_kind_are_named_with_the_reason(tmp_path):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_rows_of_images_are_read_as_written(tmp_path, channels):
-    images = torch.randint(0, 256, (5, channels, 6, 6), generator=torch.Generator().manual_seed(1)) / 255
+    images = (
+        torch.randint(0, 256, (5, channels, 6, 6), generator=torch.Generator().manual_seed(1)) / 255
+    )
     write_row(tmp_path / "new" / "row.png", images)
     assert torch.equal(read_row(tmp_path / "new" / "row.png"), images)
     wide = 1.6 * images - 0.3

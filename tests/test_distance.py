@@ -14,7 +14,9 @@ KERNELS = ["mean", "product", "prior"]
 
 def clouds(generator, batch_r=6, batch_g=5, n=3, dtype=torch.float64):
     mu_r, mu_g = (torch.randn(b, n, generator=generator, dtype=dtype) for b in (batch_r, batch_g))
-    var_r, var_g = (torch.rand(b, n, generator=generator, dtype=dtype) + 0.1 for b in (batch_r, batch_g))
+    var_r, var_g = (
+        torch.rand(b, n, generator=generator, dtype=dtype) + 0.1 for b in (batch_r, batch_g)
+    )
     return mu_r, var_r, mu_g, var_g
 
 
@@ -31,12 +33,18 @@ def test_distance_is_symmetric_and_blind_to_the_order_of_the_batch(generator, ke
     value = as_distance(mu_r, var_r, mu_g, var_g, kernel, estimator)
     torch.testing.assert_close(value, as_distance(mu_g, var_g, mu_r, var_r, kernel, estimator))
     order = torch.randperm(len(mu_r), generator=generator)
-    torch.testing.assert_close(value, as_distance(mu_r[order], var_r[order], mu_g, var_g, kernel, estimator))
+    torch.testing.assert_close(
+        value, as_distance(mu_r[order], var_r[order], mu_g, var_g, kernel, estimator)
+    )
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_v_statistic_is_not_negative_and_grams_are_positive_semidefinite(generator, kernel):
-    weight, reduction = {"mean": ("lebesgue", "mean"), "product": ("lebesgue", "product"), "prior": ("prior", "product")}[kernel]
+    weight, reduction = {
+        "mean": ("lebesgue", "mean"),
+        "product": ("lebesgue", "product"),
+        "prior": ("prior", "product"),
+    }[kernel]
     for _ in range(20):
         mu_r, var_r, mu_g, var_g = clouds(generator)
         assert as_distance(mu_r, var_r, mu_g, var_g, kernel, "v") >= 0
@@ -46,8 +54,13 @@ def test_v_statistic_is_not_negative_and_grams_are_positive_semidefinite(generat
 
 def test_u_statistic_is_unbiased_where_v_is_not(generator):
     # Two batches from one distribution: the true distance is 0.
-    draws = [torch.stack(column) for column in zip(*(clouds(generator, 8, 8, 1) for _ in range(4000)), strict=True)]
-    u, v = (vmap(lambda *d, e=estimator: as_distance(*d, "product", e))(*draws) for estimator in "uv")
+    draws = [
+        torch.stack(column)
+        for column in zip(*(clouds(generator, 8, 8, 1) for _ in range(4000)), strict=True)
+    ]
+    u, v = (
+        vmap(lambda *d, e=estimator: as_distance(*d, "product", e))(*draws) for estimator in "uv"
+    )
     assert abs(u.mean()) < 4 * u.std() / math.sqrt(len(u))
     assert v.mean() > 20 * v.std() / math.sqrt(len(v))
 
@@ -106,14 +119,28 @@ def test_half_precision_is_computed_in_float32(generator):
         ({"var_g": 1.0}, "mu_g and var_g must be tensors, got Tensor and float"),
         ({"kernel": "rbf"}, "kernel='rbf' is not one of 'mean', 'product', 'prior'"),
         ({"estimator": "w"}, "estimator='w' is not one of 'v', 'u'"),
-        ({"mu_r": torch.zeros(6, 2)}, r"mu_r and var_r must share a non-empty shape .* got \(6, 2\) and \(6, 3\)"),
-        ({"mu_r": torch.zeros(6, 2), "var_r": torch.ones(6, 2)}, "mu_r has 2 latent axes, mu_g has 3"),
+        (
+            {"mu_r": torch.zeros(6, 2)},
+            r"mu_r and var_r must share a non-empty shape .* got \(6, 2\) and \(6, 3\)",
+        ),
+        (
+            {"mu_r": torch.zeros(6, 2), "var_r": torch.ones(6, 2)},
+            "mu_r has 2 latent axes, mu_g has 3",
+        ),
         ({"mu_g": torch.zeros(0, 3), "var_g": torch.ones(0, 3)}, "non-empty shape"),
-        ({"mu_g": torch.zeros(1, 3), "var_g": torch.ones(1, 3), "estimator": "u"}, "mu_g holds 1 example.*'u' needs at least 2"),
+        (
+            {"mu_g": torch.zeros(1, 3), "var_g": torch.ones(1, 3), "estimator": "u"},
+            "mu_g holds 1 example.*'u' needs at least 2",
+        ),
     ],
 )
 def test_bad_input_is_named(change, words):
-    good = {"mu_r": torch.zeros(6, 3), "var_r": torch.ones(6, 3), "mu_g": torch.zeros(5, 3), "var_g": torch.ones(5, 3)}
+    good = {
+        "mu_r": torch.zeros(6, 3),
+        "var_r": torch.ones(6, 3),
+        "mu_g": torch.zeros(5, 3),
+        "var_g": torch.ones(5, 3),
+    }
     with pytest.raises(ValueError, match=words):
         as_distance(**{**good, **change})
 
@@ -127,7 +154,11 @@ def value_and_gradients(inputs, *options):
 
 def from_grams(mu_r, var_r, mu_g, var_g, kernel, estimator):
     """D by its definition, from whole Gram matrices."""
-    weight, reduction = {"mean": ("lebesgue", "mean"), "product": ("lebesgue", "product"), "prior": ("prior", "product")}[kernel]
+    weight, reduction = {
+        "mean": ("lebesgue", "mean"),
+        "product": ("lebesgue", "product"),
+        "prior": ("prior", "product"),
+    }[kernel]
     r, g, total = (mu_r, var_r), (mu_g, var_g), 0
     for a, b, sign in ((r, r, 1), (g, g, 1), (r, g, -2)):
         k = expected_likelihood_kernel(*a, *b, weight, reduction)
@@ -154,10 +185,14 @@ def test_no_size_of_tile_changes_the_distance(generator, monkeypatch, kernel, es
                 found, again = (value_and_gradients(inputs, kernel, estimator) for _ in range(2))
                 assert torch.get_num_threads() == threads
             for mine, twice, theirs in zip(found, again, expected, strict=True):
-                torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12 * float(theirs.abs().max()))
+                torch.testing.assert_close(
+                    mine, theirs, rtol=1e-12, atol=1e-12 * float(theirs.abs().max())
+                )
                 assert torch.equal(mine, twice)
             with torch.inference_mode(), torch_threads(threads):
-                torch.testing.assert_close(as_distance(*inputs, kernel, estimator), expected[0], rtol=1e-12, atol=1e-14)
+                torch.testing.assert_close(
+                    as_distance(*inputs, kernel, estimator), expected[0], rtol=1e-12, atol=1e-14
+                )
 
 
 def extra_bytes(distance, B, n):
@@ -177,7 +212,9 @@ def test_memory_does_not_grow_with_pairs_by_axis(monkeypatch, kernel):
     for B, n in ((64, 16), (192, 16), (64, 64), (128, 64)):
         copies = (extra_bytes(lambda *t: as_distance(*t, kernel), B, n) - tile) / (2 * B * n * 4)
         assert 1 < copies < 24, (B, n)
-    dense = extra_bytes(lambda *t: from_grams(*t, kernel, "v"), 64, 64)  # the count sees what it has to see
+    dense = extra_bytes(
+        lambda *t: from_grams(*t, kernel, "v"), 64, 64
+    )  # the count sees what it has to see
     assert dense > 3 * 64**2 * 64 * 4
 
 
@@ -188,7 +225,10 @@ def test_transforms_of_torch_func_commute_with_it(generator, monkeypatch, kernel
     monkeypatch.setitem(TILE, "shared", 50)
     each = [[t.requires_grad_() for t in clouds(generator, 7, 5, 3)] for _ in range(4)]
     stacked = [torch.stack([t.detach() for t in column]) for column in zip(*each, strict=True)]
-    expected = [torch.stack(column) for column in zip(*(value_and_gradients(t, kernel) for t in each), strict=True)]
+    expected = [
+        torch.stack(column)
+        for column in zip(*(value_and_gradients(t, kernel) for t in each), strict=True)
+    ]
     every = (0, 1, 2, 3)
 
     def distance(*inputs):
@@ -205,7 +245,10 @@ def test_transforms_of_torch_func_commute_with_it(generator, monkeypatch, kernel
             [vmap(distance)(*stacked), *vmap(grad(distance, every))(*stacked)],
             [vmap(distance)(*leaves), *torch.autograd.grad(total(*leaves), leaves)],
             [vmap(distance, 1)(*moved), *grad(total, every)(*stacked)],
-            [t.flatten(0, 1) for t in (vmap(vmap(distance))(*twice), *vmap(vmap(grad(distance, every)))(*twice))],
+            [
+                t.flatten(0, 1)
+                for t in (vmap(vmap(distance))(*twice), *vmap(vmap(grad(distance, every)))(*twice))
+            ],
         ]
     for found in found_in_each:
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-13)
@@ -217,10 +260,14 @@ def test_transforms_of_torch_func_commute_with_it(generator, monkeypatch, kernel
 def test_a_second_derivative_is_refused_not_left_out(generator, kernel):
     inputs = [t.requires_grad_() for t in clouds(generator)]
     gradients = torch.autograd.grad(as_distance(*inputs, kernel), inputs, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiable once; for more build D from expected_likelihood_kernel"):
+    with pytest.raises(
+        RuntimeError, match="differentiable once; for more build D from expected_likelihood_kernel"
+    ):
         (gradients[0].square().sum() + inputs[0].sum()).backward()
     with pytest.raises(RuntimeError, match="differentiable once"):
-        grad(lambda mu: grad(lambda m: as_distance(m, *inputs[1:], kernel))(mu).sum())(inputs[0].detach())
+        grad(lambda mu: grad(lambda m: as_distance(m, *inputs[1:], kernel))(mu).sum())(
+            inputs[0].detach()
+        )
 
 
 def test_only_what_wants_a_gradient_gets_one(generator):
@@ -236,4 +283,9 @@ def test_only_what_wants_a_gradient_gets_one(generator):
 def test_numbers_of_any_type_meet_in_the_widest(generator):
     mu_r, var_r, mu_g, var_g = clouds(generator)
     assert as_distance(mu_r.float(), var_r.float(), mu_g.half(), var_g).dtype == torch.float64
-    assert as_distance(torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3), mu_g.half(), var_g.half()).dtype == torch.float32
+    assert (
+        as_distance(
+            torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3), mu_g.half(), var_g.half()
+        ).dtype
+        == torch.float32
+    )

@@ -21,7 +21,10 @@ WEIGHTS = {
 def members(tmp_path, model, **parameters):
     """Three small runs that differ in seed, data set and weights."""
     own = zip(range(3), DATASETS, WEIGHTS[model], strict=True)
-    return [tiny_config(tmp_path / str(k), model=model, seed=k, dataset=d, **w, **parameters) for k, d, w in own]
+    return [
+        tiny_config(tmp_path / str(k), model=model, seed=k, dataset=d, **w, **parameters)
+        for k, d, w in own
+    ]
 
 
 def train_alone(config, **changes):
@@ -34,7 +37,12 @@ def assert_same_curves(one, other):
     """Two histories of the same run, computed in another order of additions."""
     assert [row.keys() for row in one] == [row.keys() for row in other]
     for row, expected in zip(one, other, strict=True):
-        torch.testing.assert_close(torch.tensor(list(row.values())), torch.tensor(list(expected.values())), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(
+            torch.tensor(list(row.values())),
+            torch.tensor(list(expected.values())),
+            rtol=1e-3,
+            atol=1e-5,
+        )
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -48,8 +56,12 @@ def test_a_member_reproduces_the_single_run_of_its_seed(tmp_path, model):
         assert record["trained_together"] == 3
         assert record["config"]["seed"] == config.seed
         assert_same_curves(run.history, result.history)
-        for (name, mine), theirs in zip(run.model.named_parameters(), network.parameters(), strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        for (name, mine), theirs in zip(
+            run.model.named_parameters(), network.parameters(), strict=True
+        ):
+            torch.testing.assert_close(
+                mine, theirs, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            )
         histories.append(run.history)
     assert histories[0] != histories[1] != histories[2]
 
@@ -65,11 +77,20 @@ def test_a_member_reproduces_the_single_run_of_its_seed(tmp_path, model):
     ],
 )
 def test_members_with_weights_c_of_their_own(tmp_path, parameters):
-    configs = [tiny_config(tmp_path / str(c), model="as_intro", c=c, warmup=2, **parameters) for c in (0.0, 0.5, 1.0)]
+    configs = [
+        tiny_config(tmp_path / str(c), model="as_intro", c=c, warmup=2, **parameters)
+        for c in (0.0, 0.5, 1.0)
+    ]
     for config, result in zip(configs, train_ensemble(configs), strict=True):
         single, _ = train_alone(config)
-        mine = [{name: value for name, value in row.items() if "distance" not in name} for row in result.history]
-        theirs = [{name: value for name, value in row.items() if "distance" not in name} for row in single.history]
+        mine = [
+            {name: value for name, value in row.items() if "distance" not in name}
+            for row in result.history
+        ]
+        theirs = [
+            {name: value for name, value in row.items() if "distance" not in name}
+            for row in single.history
+        ]
         assert_same_curves(mine, theirs)
 
 
@@ -116,7 +137,9 @@ def test_an_interrupted_ensemble_goes_on_also_where_its_members_stand_apart(tmp_
         expected = load_checkpoint(tmp_path / other.run_dir)
         assert_same_curves(one.history, expected.meta["history"])
     for k in range(3):
-        one, other = (load_checkpoint(tmp_path / f"{name}{k}").tensors for name in ("part", "whole"))
+        one, other = (
+            load_checkpoint(tmp_path / f"{name}{k}").tensors for name in ("part", "whole")
+        )
         assert one.keys() == other.keys()
         for name, tensor in one.items():
             torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-6)
@@ -130,7 +153,9 @@ def test_train_takes_up_what_an_ensemble_left(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert load_checkpoint(tmp_path / "1").meta["iteration"] == 10
     data, model, objective = build(configs[1])
-    assert_same_curves(train(model, objective, data, configs[1]).history, train_alone(configs[1])[0].history)
+    assert_same_curves(
+        train(model, objective, data, configs[1]).history, train_alone(configs[1])[0].history
+    )
 
 
 def test_a_member_that_diverges_stops_alone(tmp_path, monkeypatch):
@@ -154,7 +179,9 @@ def test_a_member_that_diverges_stops_alone(tmp_path, monkeypatch):
 
 
 def test_draws_by_other_processes_are_the_same(tmp_path):
-    here, there = (members(tmp_path / str(workers), "soft_intro", workers=workers) for workers in (0, 2))
+    here, there = (
+        members(tmp_path / str(workers), "soft_intro", workers=workers) for workers in (0, 2)
+    )
     assert [r.history for r in train_ensemble(here)] == [r.history for r in train_ensemble(there)]
 
 
@@ -186,7 +213,8 @@ def test_the_cost_counts_matrix_products_and_leaves_no_trace(tmp_path):
     config = tiny_config(tmp_path / "0", model="vae", widths=(16,), batch_size=32, iterations=50)
     other = config.model_copy(update={"run_dir": str(tmp_path / "1"), "seed": 1})
     iteration = sum(
-        2 * 32 * size_in * size_out * passes for size_in, size_out, passes in ((2, 16, 2), (16, 4, 3), (2, 16, 3), (16, 2, 3))
+        2 * 32 * size_in * size_out * passes
+        for size_in, size_out, passes in ((2, 16, 2), (16, 4, 3), (2, 16, 3), (16, 2, 3))
     )
     expected = cost([config, other])
     assert (expected.members, expected.iterations, expected.flop) == (2, 50, 2 * 50 * iteration)

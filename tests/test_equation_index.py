@@ -14,7 +14,9 @@ SRC = sorted((ROOT / "book" / "src").rglob("*.md"))
 
 def displayed():
     """Labels of the displayed equations, in order of appearance."""
-    return [label for path in SRC for label in re.findall(r"\$\$ \((eq-[\w-]+)\)", path.read_text())]
+    return [
+        label for path in SRC for label in re.findall(r"\$\$ \((eq-[\w-]+)\)", path.read_text())
+    ]
 
 
 def witnessed():
@@ -23,7 +25,9 @@ def witnessed():
     for path in SRC:
         for cell in jupytext.read(path).cells:
             labels = [tag for tag in cell.metadata.get("tags", []) if tag.startswith("eq-")]
-            assert not labels or "witness" in cell.source, f"{path.name}: a cell tagged {labels} is no witness"
+            assert not labels or "witness" in cell.source, (
+                f"{path.name}: a cell tagged {labels} is no witness"
+            )
             found |= dict.fromkeys(labels, path.stem)
     return found
 
@@ -60,9 +64,15 @@ def test_labels_are_unique():
 def test_the_four_places_hold_the_same_equations():
     index = computed()
     assert len(index) >= 20
-    assert index.keys() == witnessed().keys(), "witness cells (tags) and the table of notation.md differ"
-    assert index.keys() == covered().keys(), "marks in test_equations.py and the table of notation.md differ"
-    assert set(displayed()) == index.keys() | set(not_computed()), "a label is missing in notation.md, or has no equation"
+    assert index.keys() == witnessed().keys(), (
+        "witness cells (tags) and the table of notation.md differ"
+    )
+    assert index.keys() == covered().keys(), (
+        "marks in test_equations.py and the table of notation.md differ"
+    )
+    assert set(displayed()) == index.keys() | set(not_computed()), (
+        "a label is missing in notation.md, or has no equation"
+    )
     assert not index.keys() & set(not_computed())
 
 

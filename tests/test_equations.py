@@ -46,20 +46,28 @@ from asintrovae.theory.objectives import Noise
 from asintrovae.theory.objectives.base import annealed
 
 B, N = 6, 2
-equation = pytest.mark.equation  # labels of the equations a test checks; test_equation_index.py holds them against the book
+equation = (
+    pytest.mark.equation
+)  # labels of the equations a test checks; test_equation_index.py holds them against the book
 
 
 def posteriors(generator, batch, n):
-    return torch.randn(batch, n, generator=generator).double(), torch.rand(batch, n, generator=generator).double() + 0.2
+    return torch.randn(batch, n, generator=generator).double(), torch.rand(
+        batch, n, generator=generator
+    ).double() + 0.2
 
 
 def quadrature(mu_a, var_a, mu_b, var_b, prior):
     """∫ w q_a q_b dz over R^n for independent axes: the product of n one-dimensional integrals."""
     value = 1.0
-    for ma, va, mb, vb in zip(mu_a.tolist(), var_a.tolist(), mu_b.tolist(), var_b.tolist(), strict=True):
+    for ma, va, mb, vb in zip(
+        mu_a.tolist(), var_a.tolist(), mu_b.tolist(), var_b.tolist(), strict=True
+    ):
         a, b = stats.norm(ma, math.sqrt(va)), stats.norm(mb, math.sqrt(vb))
         weight = stats.norm.pdf if prior else (lambda z: 1.0)
-        value *= integrate.quad(lambda z, a=a, b=b, w=weight: w(z) * a.pdf(z) * b.pdf(z), -20, 20, points=[ma, mb])[0]
+        value *= integrate.quad(
+            lambda z, a=a, b=b, w=weight: w(z) * a.pdf(z) * b.pdf(z), -20, 20, points=[ma, mb]
+        )[0]
     return value
 
 
@@ -76,7 +84,9 @@ def test_kl_equals_quadrature():
     mean, logvar = 0.7, -1.1
     q = stats.norm(mean, math.exp(logvar / 2))
     expected, _ = integrate.quad(lambda z: q.pdf(z) * (q.logpdf(z) - stats.norm.logpdf(z)), -12, 12)
-    kl = kl_to_standard_normal(torch.tensor([[mean]], dtype=torch.float64), torch.tensor([[logvar]], dtype=torch.float64))
+    kl = kl_to_standard_normal(
+        torch.tensor([[mean]], dtype=torch.float64), torch.tensor([[logvar]], dtype=torch.float64)
+    )
     assert abs(kl.item() - expected) < 1e-9
 
 
@@ -95,7 +105,10 @@ def test_kernel_closed_forms_equal_quadrature(generator, weight):
 @pytest.mark.parametrize("weight", ["lebesgue", "prior"])
 def test_mean_reduction_is_the_mean_of_the_axes(generator, weight):
     a, b = posteriors(generator, 3, 4), posteriors(generator, 2, 4)
-    axes = [expected_likelihood_kernel(a[0][:, [d]], a[1][:, [d]], b[0][:, [d]], b[1][:, [d]], weight) for d in range(4)]
+    axes = [
+        expected_likelihood_kernel(a[0][:, [d]], a[1][:, [d]], b[0][:, [d]], b[1][:, [d]], weight)
+        for d in range(4)
+    ]
     expected = math.sqrt(2 * math.pi) * torch.stack(axes).mean(0)
     torch.testing.assert_close(expected_likelihood_kernel(*a, *b, weight, "mean"), expected)
 
@@ -118,8 +131,14 @@ def test_distance_is_the_squared_l2_distance_of_aggregate_posteriors(generator, 
     r, g = posteriors(generator, 4, 2), posteriors(generator, 5, 2)
     axis = torch.linspace(-12, 12, 601, dtype=torch.float64)
     z = torch.cartesian_prod(axis, axis)
-    q_r, q_g = (Gaussian(mu[:, None], var.log()[:, None]).log_prob(z).exp().mean(0) for mu, var in (r, g))
-    w = Gaussian(torch.zeros(2).double(), torch.zeros(2).double()).log_prob(z).exp() if kernel == "prior" else 1.0
+    q_r, q_g = (
+        Gaussian(mu[:, None], var.log()[:, None]).log_prob(z).exp().mean(0) for mu, var in (r, g)
+    )
+    w = (
+        Gaussian(torch.zeros(2).double(), torch.zeros(2).double()).log_prob(z).exp()
+        if kernel == "prior"
+        else 1.0
+    )
     integral = (w * (q_r - q_g).square()).sum() * (axis[1] - axis[0]) ** 2
     torch.testing.assert_close(as_distance(*r, *g, kernel), integral, rtol=1e-9, atol=0)
 
@@ -128,16 +147,26 @@ def test_distance_is_the_squared_l2_distance_of_aggregate_posteriors(generator, 
 @pytest.mark.parametrize("kernel", ["mean", "product", "prior"])
 def test_estimators_by_counting_pairs(generator, kernel):
     r, g = posteriors(generator, 4, 2), posteriors(generator, 4, 2)
-    weight, reduction = {"mean": ("lebesgue", "mean"), "product": ("lebesgue", "product"), "prior": ("prior", "product")}[kernel]
+    weight, reduction = {
+        "mean": ("lebesgue", "mean"),
+        "product": ("lebesgue", "product"),
+        "prior": ("prior", "product"),
+    }[kernel]
 
     def k(a, i, b, j):
-        return expected_likelihood_kernel(a[0][[i]], a[1][[i]], b[0][[j]], b[1][[j]], weight, reduction).item()
+        return expected_likelihood_kernel(
+            a[0][[i]], a[1][[i]], b[0][[j]], b[1][[j]], weight, reduction
+        ).item()
 
     mixed = sum(k(r, i, g, j) for i in range(4) for j in range(4)) / 16
     every = sum(k(a, i, a, j) for a in (r, g) for i in range(4) for j in range(4)) / 16
     distinct = sum(k(a, i, a, j) for a in (r, g) for i in range(4) for j in range(4) if i != j) / 12
-    assert math.isclose(as_distance(*r, *g, kernel, "v"), every - 2 * mixed, rel_tol=1e-9, abs_tol=1e-12)
-    assert math.isclose(as_distance(*r, *g, kernel, "u"), distinct - 2 * mixed, rel_tol=1e-9, abs_tol=1e-12)
+    assert math.isclose(
+        as_distance(*r, *g, kernel, "v"), every - 2 * mixed, rel_tol=1e-9, abs_tol=1e-12
+    )
+    assert math.isclose(
+        as_distance(*r, *g, kernel, "u"), distinct - 2 * mixed, rel_tol=1e-9, abs_tol=1e-12
+    )
 
 
 @equation("eq-as-annealing")
@@ -163,7 +192,9 @@ def parts(model, x, noise):
         mean, logvar = model.encode(image)
         z = mean + (logvar / 2).exp() * eps
         rec = torch.stack([((image[b] - model.decode(z)[b]) ** 2).sum() for b in range(B)])
-        kl = torch.stack([0.5 * (mean[b] ** 2 + logvar[b].exp() - 1 - logvar[b]).sum() for b in range(B)])
+        kl = torch.stack(
+            [0.5 * (mean[b] ** 2 + logvar[b].exp() - 1 - logvar[b]).sum() for b in range(B)]
+        )
         return rec, kl, mean, logvar.exp(), model.decode(z)
 
     rec, kl, mu, var, x_r = one(x, noise.eps)
@@ -184,14 +215,21 @@ def test_intro_losses(setting):
     (rec, kl, *_), (_, kl_r, *_), (_, kl_g, *_) = parts(*setting)
     objective = IntroVAE(0.7, 1.3, 0.4, margin=2.0)
     hinge = (2.0 - kl_r).clamp(min=0) + (2.0 - kl_g).clamp(min=0)
-    torch.testing.assert_close(objective.encoder_loss(*setting, 0.0)[0], (0.7 * rec + 1.3 * kl + 0.4 * hinge).mean())
-    torch.testing.assert_close(objective.decoder_loss(*setting, 0.0)[0], (0.7 * rec + 0.4 * (kl_r + kl_g)).mean())
+    torch.testing.assert_close(
+        objective.encoder_loss(*setting, 0.0)[0], (0.7 * rec + 1.3 * kl + 0.4 * hinge).mean()
+    )
+    torch.testing.assert_close(
+        objective.decoder_loss(*setting, 0.0)[0], (0.7 * rec + 0.4 * (kl_r + kl_g)).mean()
+    )
 
 
 def expected_soft(setting, divergence_r, divergence_g, alpha=2.0, gamma_r=0.1):
     (rec, kl, *_), (rec_r, *_), (rec_g, *_) = parts(*setting)
     kappa, b_rec, b_kl, b_neg = 0.5, 0.7, 1.3, 0.4
-    fakes = sum((-alpha * kappa * (b_rec * r + b_neg * d)).exp() for r, d in ((rec_r, divergence_r), (rec_g, divergence_g)))
+    fakes = sum(
+        (-alpha * kappa * (b_rec * r + b_neg * d)).exp()
+        for r, d in ((rec_r, divergence_r), (rec_g, divergence_g))
+    )
     encoder = (kappa * (b_rec * rec + b_kl * kl) + fakes / (2 * alpha)).mean()
     fake = 0.5 * b_kl * (divergence_r + divergence_g) + 0.5 * gamma_r * b_rec * (rec_r + rec_g)
     return encoder, kappa * (b_rec * rec + fake).mean()
@@ -214,8 +252,12 @@ def test_as_intro_losses(setting, pairing, kernel):
     c = annealing_weight(0.1, 1)
     other = r if pairing == "reconstructed" else real[2:]
     distance = 3.0 * as_distance(*other, *g, kernel)
-    objective = ASIntroVAE(0.7, 1.3, 0.4, gamma_r=0.1, kernel=kernel, pairing=pairing, distance_weight=3.0)
-    encoder, decoder = expected_soft(setting, c * kl_r + (1 - c) * distance, c * kl_g + (1 - c) * distance)
+    objective = ASIntroVAE(
+        0.7, 1.3, 0.4, gamma_r=0.1, kernel=kernel, pairing=pairing, distance_weight=3.0
+    )
+    encoder, decoder = expected_soft(
+        setting, c * kl_r + (1 - c) * distance, c * kl_g + (1 - c) * distance
+    )
     torch.testing.assert_close(objective.encoder_loss(*setting, 0.1)[0], encoder)
     torch.testing.assert_close(objective.decoder_loss(*setting, 0.1)[0], decoder)
 
@@ -224,17 +266,27 @@ def test_as_intro_at_c_1_is_soft_intro_exactly(setting):
     soft, annealed = SoftIntroVAE(0.7, 1.3, 0.4), ASIntroVAE(0.7, 1.3, 0.4)
     for phase_s, phase_a in zip(soft.phases, annealed.phases, strict=True):
         for progress in (0.2, 0.5, 1.0):
-            loss_s, loss_a = phase_s.loss(*setting, progress)[0], phase_a.loss(*setting, progress)[0]
+            loss_s, loss_a = (
+                phase_s.loss(*setting, progress)[0],
+                phase_a.loss(*setting, progress)[0],
+            )
             assert torch.equal(loss_s, loss_a)
             model = setting[0]
-            grads = [torch.autograd.grad(loss, list(model.parameters()), allow_unused=True) for loss in (loss_s, loss_a)]
-            assert all((a is None and b is None) or torch.equal(a, b) for a, b in zip(*grads, strict=True))
+            grads = [
+                torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+                for loss in (loss_s, loss_a)
+            ]
+            assert all(
+                (a is None and b is None) or torch.equal(a, b) for a, b in zip(*grads, strict=True)
+            )
 
 
 @pytest.mark.parametrize("c", [0.0, 0.5])
 def test_encoder_raises_the_distance_and_decoder_lowers_it(setting, c):
     """Eq. 4, max over the encoder and min over the decoder: the sign of dL/dD in Eq. 7, through distance_weight."""
-    weight = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)  # dL/dweight = dL/d(weighted D) · D, and D > 0
+    weight = torch.tensor(
+        1.0, dtype=torch.float64, requires_grad=True
+    )  # dL/dweight = dL/d(weighted D) · D, and D > 0
     objective = ASIntroVAE(0.7, 1.3, 0.4, distance_weight=weight, c=c)
     (encoder_slope,) = torch.autograd.grad(objective.encoder_loss(*setting, 0.0)[0], weight)
     (decoder_slope,) = torch.autograd.grad(objective.decoder_loss(*setting, 0.0)[0], weight)
@@ -255,7 +307,9 @@ def test_wgan_gp_losses(generator):
         penalty += (slope - 1) ** 2 / B
     expected = model.critic(x_g).mean() - model.critic(x).mean() + 10 * penalty
     torch.testing.assert_close(WGANGP().critic_loss(model, x, noise, 0.0)[0], expected)
-    torch.testing.assert_close(WGANGP().generator_loss(model, x, noise, 0.0)[0], -model.critic(x_g).mean())
+    torch.testing.assert_close(
+        WGANGP().generator_loss(model, x, noise, 0.0)[0], -model.critic(x_g).mean()
+    )
 
 
 @equation("eq-measure-density", "eq-measure-kl", "eq-measure-jsd", "eq-measure-true")
@@ -282,10 +336,18 @@ def test_frechet_distance_closed_forms(generator):
     assert math.isclose(shifted, 5.0, rel_tol=1e-12)
     scales = torch.tensor([1.0, 4.0, 9.0]).double()  # commuting covariances: Σ (σ_a - σ_b)²
     assert math.isclose(frechet_distance(zero, scales.diag(), zero, eye), 0 + 1 + 4, rel_tol=1e-12)
-    a, b = torch.randn(2, 3, 3, generator=generator).double() @ torch.randn(3, 3, generator=generator).double()
-    cov_a, cov_b = a @ a.T, b @ b.T  # singular values of a^T b: the nuclear norm is tr (C_a^½ C_b C_a^½)^½
+    a, b = (
+        torch.randn(2, 3, 3, generator=generator).double()
+        @ torch.randn(3, 3, generator=generator).double()
+    )
+    cov_a, cov_b = (
+        a @ a.T,
+        b @ b.T,
+    )  # singular values of a^T b: the nuclear norm is tr (C_a^½ C_b C_a^½)^½
     expected = cov_a.trace() + cov_b.trace() - 2 * torch.linalg.svdvals(a.T @ b).sum()
-    torch.testing.assert_close(frechet_distance(zero, cov_a, zero, cov_b), expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        frechet_distance(zero, cov_a, zero, cov_b), expected, rtol=1e-8, atol=1e-8
+    )
 
 
 @equation("eq-measure-precision")
@@ -309,7 +371,9 @@ def test_precision_and_recall_by_a_tree(k):
 def test_psnr_is_the_mean_over_images_of_the_logarithm():
     x = torch.full((4, 1, 28, 28), 0.25)
     shifted = x + torch.tensor([0.1, 0.2, 0.1, 0.2]).reshape(4, 1, 1, 1)
-    assert math.isclose(psnr(x, shifted), -10 * (math.log10(0.01) + math.log10(0.04)) / 2, rel_tol=1e-5)
+    assert math.isclose(
+        psnr(x, shifted), -10 * (math.log10(0.01) + math.log10(0.04)) / 2, rel_tol=1e-5
+    )
 
 
 @equation("eq-measure-ssim")
@@ -324,12 +388,16 @@ def test_ssim_window_by_window(generator):
         for j in range(12):
             a, b = wide_x[i : i + 11, j : j + 11], wide_y[i : i + 11, j : j + 11]
             mu_a, mu_b = (weight * a).sum(), (weight * b).sum()
-            std_a, std_b = (math.sqrt((weight * (t - mu) ** 2).sum()) for t, mu in ((a, mu_a), (b, mu_b)))
+            std_a, std_b = (
+                math.sqrt((weight * (t - mu) ** 2).sum()) for t, mu in ((a, mu_a), (b, mu_b))
+            )
             cov = (weight * (a - mu_a) * (b - mu_b)).sum()
             luminance = (2 * mu_a * mu_b + 1e-4) / (mu_a**2 + mu_b**2 + 1e-4)
             contrast = (2 * std_a * std_b + 9e-4) / (std_a**2 + std_b**2 + 9e-4)
             total += luminance * contrast * (cov + 4.5e-4) / (std_a * std_b + 4.5e-4)
-    torch.testing.assert_close(float(ssim(x[None, None], y[None, None])), total / (13 * 12), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        float(ssim(x[None, None], y[None, None])), total / (13 * 12), rtol=1e-6, atol=1e-6
+    )
 
 
 @equation("eq-wrong-units")
@@ -345,7 +413,15 @@ def batch_norm(h):
 
 def convolve(x, weight):
     """Images (B, C, H, W) and filters (C', C, k, k), zero border, by scipy."""
-    return np.array([[sum(signal.correlate2d(c, k, "same") for c, k in zip(i, f, strict=True)) for f in weight] for i in x])
+    return np.array(
+        [
+            [
+                sum(signal.correlate2d(c, k, "same") for c, k in zip(i, f, strict=True))
+                for f in weight
+            ]
+            for i in x
+        ]
+    )
 
 
 @equation("eq-images-block")
@@ -356,7 +432,9 @@ def test_residual_block_by_scipy(channels, generator):
     first, second = (block.body[i].weight.detach().numpy() for i in (0, 3))
     h = batch_norm(convolve(x.numpy(), first))
     h = batch_norm(convolve(np.where(h > 0, h, 0.2 * h), second))
-    y = h + (x.numpy() if channels == 2 else convolve(x.numpy(), block.skip.weight.detach().numpy()))
+    y = h + (
+        x.numpy() if channels == 2 else convolve(x.numpy(), block.skip.weight.detach().numpy())
+    )
     np.testing.assert_allclose(block(x).detach(), np.where(y > 0, y, 0.2 * y), atol=1e-10)
 
 
@@ -371,7 +449,9 @@ def test_average_of_the_decoder_unrolled(tmp_path):
         loop.iterate(i)
         weights.append(torch.nn.utils.parameters_to_vector(model.decoder.parameters()).detach())
     expected = 0.8**5 * weights[0] + sum(0.2 * 0.8 ** (5 - t) * weights[t] for t in range(1, 6))
-    torch.testing.assert_close(torch.nn.utils.parameters_to_vector(loop.averages["decoder"].parameters()), expected)
+    torch.testing.assert_close(
+        torch.nn.utils.parameters_to_vector(loop.averages["decoder"].parameters()), expected
+    )
     assert (expected - weights[-1]).abs().max() > 1e-4
     assert list(loop.averages) == ["decoder"]
 
@@ -381,7 +461,9 @@ def test_average_of_the_decoder_unrolled(tmp_path):
 def test_annealed_beta_kl_is_piecewise_linear(share):
     progress = np.linspace(0, 1, 101)
     by_hand = np.interp(progress, [0, share], [0.15, 1.5])
-    np.testing.assert_allclose([annealed(1.5, float(p), share) for p in progress], by_hand, rtol=1e-12)
+    np.testing.assert_allclose(
+        [annealed(1.5, float(p), share) for p in progress], by_hand, rtol=1e-12
+    )
     assert {annealed(1.5, float(p), 0.0) for p in progress} == {1.5}
 
 
@@ -389,7 +471,9 @@ def test_annealed_beta_kl_is_piecewise_linear(share):
 def test_fourier_features_by_numpy():
     features, u = FourierFeatures(3, 7), torch.randn(5, 3)
     Omega, omega = (parameter.detach().numpy() for parameter in features.linear.parameters())
-    by_hand = np.concatenate([u.numpy(), np.sin(np.einsum("bd,fd->bf", u.numpy(), Omega) + omega)], axis=1)
+    by_hand = np.concatenate(
+        [u.numpy(), np.sin(np.einsum("bd,fd->bf", u.numpy(), Omega) + omega)], axis=1
+    )
     np.testing.assert_allclose(features(u).detach().numpy(), by_hand, atol=1e-5)
 
 
@@ -409,13 +493,20 @@ def test_precise_statistics_are_means_over_batches(generator):
         pooled = functional.avg_pool2d(torch.from_numpy(np.where(h > 0, h, 0.2 * h)), 2).numpy()
         layers[block[1]].append(convolve(pooled, block[0].weight.detach().numpy()))
     for layer, inputs in layers.items():
-        np.testing.assert_allclose(layer.running_mean, np.mean([h.mean((0, 2, 3)) for h in inputs], 0), atol=1e-9)
-        np.testing.assert_allclose(layer.running_var, np.mean([h.var((0, 2, 3), ddof=1) for h in inputs], 0), rtol=1e-9)
+        np.testing.assert_allclose(
+            layer.running_mean, np.mean([h.mean((0, 2, 3)) for h in inputs], 0), atol=1e-9
+        )
+        np.testing.assert_allclose(
+            layer.running_var, np.mean([h.var((0, 2, 3), ddof=1) for h in inputs], 0), rtol=1e-9
+        )
     assert all(torch.equal(p, before[name]) for name, p in model.encoder.named_parameters())
 
 
 def two_posteriors(generator, B, n=2):
-    return [Gaussian(*torch.randn(2, B, n, generator=generator, dtype=torch.float64) / 2) for _ in range(2)]
+    return [
+        Gaussian(*torch.randn(2, B, n, generator=generator, dtype=torch.float64) / 2)
+        for _ in range(2)
+    ]
 
 
 def distance(q_r, q_g, kernel="product", estimator="v"):
@@ -428,7 +519,12 @@ def of(q, index):
 
 def in_threads(monkeypatch, count, function):
     """Run function() once per process of a group that threads play; their results, by rank."""
-    own, barrier, sent, results = threading.local(), threading.Barrier(count, timeout=60), [None] * count, [None] * count
+    own, barrier, sent, results = (
+        threading.local(),
+        threading.Barrier(count, timeout=60),
+        [None] * count,
+        [None] * count,
+    )
 
     def all_reduce(tensor):
         sent[own.rank] = tensor.clone()
@@ -457,7 +553,11 @@ def test_draws_are_a_function_of_seed_purpose_and_index():
     """The hash from its two 32-bit words; streams do not meet."""
     seen = set()
     for seed, purpose, index in itertools.product((0, 5, 2**62), PURPOSES, (0, 1, 10**9)):
-        low, high = np.random.SeedSequence([seed, PURPOSES.index(purpose), index]).generate_state(2, np.uint32).tolist()
+        low, high = (
+            np.random.SeedSequence([seed, PURPOSES.index(purpose), index])
+            .generate_state(2, np.uint32)
+            .tolist()
+        )
         expected = torch.Generator().manual_seed((low + (high << 32)) // 2)
         drawn = torch.randn(4, generator=generator_for(seed, purpose, index))
         assert torch.equal(drawn, torch.randn(4, generator=expected))
@@ -476,7 +576,11 @@ def test_mean_of_shares_is_the_distance_and_a_spread(generator, kernel):
         clouds = [[Gaussian(*(part[:, [d]] for part in q)) for q in (q_r, q_g)] for d in range(n)]
         z, cell = axis[:, None, None], (axis[1] - axis[0]) * math.sqrt(2 * math.pi) / n
     else:
-        clouds, z, cell = [(q_r, q_g)], torch.cartesian_prod(axis, axis)[:, None], (axis[1] - axis[0]) ** 2
+        clouds, z, cell = (
+            [(q_r, q_g)],
+            torch.cartesian_prod(axis, axis)[:, None],
+            (axis[1] - axis[0]) ** 2,
+        )
     weight = (-z.square().sum(2).squeeze(1) / 2).exp() / (2 * math.pi) if kernel == "prior" else 1.0
     spread = 0.0
     for r, g in clouds:
@@ -511,7 +615,9 @@ def test_gradients_of_gathered_shares_average_to_that_of_the_batch(generator, mo
         return theta.grad
 
     step = 1e-6 * torch.eye(weights.numel(), dtype=torch.float64).reshape(-1, *weights.shape)
-    expected = torch.stack([(loss(weights + h) - loss(weights - h)) / 2e-6 for h in step]).reshape(weights.shape)
+    expected = torch.stack([(loss(weights + h) - loss(weights - h)) / 2e-6 for h in step]).reshape(
+        weights.shape
+    )
     for found in in_threads(monkeypatch, 3, process):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
 
@@ -519,7 +625,11 @@ def test_gradients_of_gathered_shares_average_to_that_of_the_batch(generator, mo
 @equation("eq-running-batchnorm")
 def test_batchnorm_of_shares_is_that_of_the_batch(generator, monkeypatch):
     """By NumPy on the whole batch: what leaves the layer, and its running statistics."""
-    x = torch.randn(8, 3, 4, 4, generator=generator, dtype=torch.float64) * torch.arange(1, 9)[:, None, None, None] + 2
+    x = (
+        torch.randn(8, 3, 4, 4, generator=generator, dtype=torch.float64)
+        * torch.arange(1, 9)[:, None, None, None]
+        + 2
+    )
 
     def process():
         layer = BatchNorm2d(3).double()
@@ -532,4 +642,6 @@ def test_batchnorm_of_shares_is_that_of_the_batch(generator, monkeypatch):
     np.testing.assert_allclose(torch.cat([out for out, *_ in found]), expected, rtol=1e-9)
     for _, running_mean, running_var in found:
         np.testing.assert_allclose(running_mean, 0.1 * mean, rtol=1e-9)
-        np.testing.assert_allclose(running_var, 0.9 + 0.1 * images.var((0, 2, 3), ddof=1), rtol=1e-9)
+        np.testing.assert_allclose(
+            running_var, 0.9 + 0.1 * images.var((0, 2, 3), ddof=1), rtol=1e-9
+        )

@@ -20,17 +20,38 @@ from asintrovae.figures.plots import COLORS, compact, save_figure, use_style
 
 CHAPTERS = sorted((ROOT / "book").glob("[0-9]*.ipynb"))
 SOURCES = sorted((ROOT / "book" / "src").rglob("*.md"))
-WHITE, BLACK = "#FFFFFF", "#121212"  # the two themes of the pages; in the dark one figures stay on a light card
+WHITE, BLACK = (
+    "#FFFFFF",
+    "#121212",
+)  # the two themes of the pages; in the dark one figures stay on a light card
 
 # Machado, Oliveira & Fernandes 2009, "A physiologically-based model for simulation of color vision deficiency", severity 1,
 # for linear RGB.
 VISION = {
     "all": np.eye(3),
-    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
 }
-XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
+XYZ = np.array(
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+)
 """IEC 61966-2-1: linear sRGB to CIE XYZ, D65."""
 
 
@@ -49,7 +70,10 @@ def lab(color, vision):
 
 def nearest(colors, vision):
     """Smallest ΔE*ab (CIE 1976) between two of the colours; about 2 is just noticeable side by side."""
-    return min(np.linalg.norm(lab(a, vision) - lab(b, vision)) for a, b in itertools.combinations(colors, 2))
+    return min(
+        np.linalg.norm(lab(a, vision) - lab(b, vision))
+        for a, b in itertools.combinations(colors, 2)
+    )
 
 
 @pytest.mark.parametrize("vision", VISION)
@@ -75,7 +99,11 @@ def test_series_contrast_with_the_card():
 
 def chromatic(source):
     """Colours written out in code, greys aside."""
-    words = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    words = [
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
     colors = {to_hex(word).upper() for word in words if len(word) > 2 and is_color_like(word)}
     return {color for color in colors if len(set(to_rgb(color))) > 1}
 
@@ -86,8 +114,13 @@ def test_chapters_draw_in_the_style_of_the_book(path):
     code = "\n".join(cell for cell in cells if not cell.lstrip().startswith("%"))
     code = code.replace("%pip", "#")
     assert "use_style()" in code
-    assert chromatic(code) <= {*COLORS, "#BFE3D6"}  # the last, a light green, lies behind the text of a box
-    assert not any(name in code for name in ("rcParams", "plt.style", '"jet"', '"rainbow"', '"hsv"'))
+    assert chromatic(code) <= {
+        *COLORS,
+        "#BFE3D6",
+    }  # the last, a light green, lies behind the text of a box
+    assert not any(
+        name in code for name in ("rcParams", "plt.style", '"jet"', '"rainbow"', '"hsv"')
+    )
     assert chromatic('plot(x, color="red", label="red")') == {"#FF0000"}
 
 
@@ -102,7 +135,10 @@ def stored(path):
                 elif kind in ("text/html", "image/svg+xml"):
                     yield kind, content.encode()
     for model in (
-        notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {}).values()
+        notebook.metadata.get("widgets", {})
+        .get("application/vnd.jupyter.widget-state+json", {})
+        .get("state", {})
+        .values()
     ):
         yield "widget", json.dumps(model).encode()
 
@@ -143,7 +179,8 @@ def test_compact_figures_look_the_same_for_fewer_bytes(cloud, tmp_path):
     assert cloud.number not in plt.get_fignums()  # else a notebook would show it twice
     assert len(shown.data) < 0.6 * len(whole.getvalue())
     before, after = (
-        np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=float) for png in (whole.getvalue(), shown.data)
+        np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=float)
+        for png in (whole.getvalue(), shown.data)
     )
     assert after.shape == before.shape
     assert np.abs(after - before).mean() < 1

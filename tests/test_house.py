@@ -33,7 +33,11 @@ def imports_of(path):
     """Modules of the package that a file imports, wherever in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("asintrovae"):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.startswith("asintrovae")
+        ):
             origin = node.module.removeprefix("asintrovae").lstrip(".")
             for alias in node.names:
                 name = f"{origin}.{alias.name}".lstrip(".")
@@ -71,12 +75,21 @@ def test_no_module_imports_itself_by_a_circle():
 
 
 def test_theory_loads_torch_and_nothing_of_files_parameters_or_locks():
-    code = "import sys, asintrovae.theory.objectives, asintrovae.theory.networks; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    code = (
+        "import sys, asintrovae.theory.objectives, asintrovae.theory.networks; print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert "torch" in loaded
     assert not {"pydantic", "filelock", "safetensors", "torchvision", "matplotlib"} & set(loaded)
     ours = {name for name in loaded if name.startswith("asintrovae.")}
-    assert {room(name.removeprefix("asintrovae.")) for name in ours} <= {"theory", "collectives", "randomness", "threads"}
+    assert {room(name.removeprefix("asintrovae.")) for name in ours} <= {
+        "theory",
+        "collectives",
+        "randomness",
+        "threads",
+    }
 
 
 TEXT = """A = 1

@@ -42,8 +42,21 @@ def stream(monkeypatch):
 def config(name, data_dir, **parameters):
     """A run of a few steps on the data set below data_dir."""
     small = {"resolution": 16 if name == "folder" else None, "feature_network": None}
-    small |= {"batch_size": 4, "widths": (2, 2), "iterations": 3, "warmup": 1, "c": 0.5, "latent_dim": 3}
-    few = {"device": "cpu", "workers": 0, "evaluation_samples": 2, "log_every": 1, "checkpoint_every": 2}
+    small |= {
+        "batch_size": 4,
+        "widths": (2, 2),
+        "iterations": 3,
+        "warmup": 1,
+        "c": 0.5,
+        "latent_dim": 3,
+    }
+    few = {
+        "device": "cpu",
+        "workers": 0,
+        "evaluation_samples": 2,
+        "log_every": 1,
+        "checkpoint_every": 2,
+    }
     return RunConfig(**{**small, **few, "dataset": name, "data_dir": str(data_dir), **parameters})
 
 
@@ -59,7 +72,9 @@ def test_layout_to_batches(name, tmp_path, monkeypatch):
     assert epoch.shape == (8, *shape)
     assert 0 <= epoch.min() <= epoch.max() < 99 / 255
     assert len(set(epoch.mean((1, 2, 3)).mul(255).round().tolist())) == 8
-    assert data.evaluation(5).mean((1, 2, 3)).mul(255).round().tolist() == [200] * len(data.evaluation(5))
+    assert data.evaluation(5).mean((1, 2, 3)).mul(255).round().tolist() == [200] * len(
+        data.evaluation(5)
+    )
     assert len(data.evaluation(1)) == 1
     assert data.skipped_images == 0
 
@@ -82,7 +97,9 @@ def test_streamed_batches_equal_those_in_memory(name, tmp_path, monkeypatch):
 
 def test_worker_processes_decode_the_same(tmp_path, monkeypatch, stream):
     LAYOUTS["folder"][0](tmp_path, monkeypatch)
-    alone, data = (build_data(config("folder", tmp_path, workers=workers, mirror=True)) for workers in (0, 2))
+    alone, data = (
+        build_data(config("folder", tmp_path, workers=workers, mirror=True)) for workers in (0, 2)
+    )
     for index in (3, 4, 5, 6, 0):
         assert torch.equal(data.batch(index), alone.batch(index))
 
@@ -115,7 +132,15 @@ def test_every_model_on_every_data_set(name, model_name, tmp_path, monkeypatch, 
     if name in LAYOUTS:
         LAYOUTS[name][0](tmp_path / "data", monkeypatch)
     root = request.getfixturevalue("mnist_root") if name == "mnist" else tmp_path / "data"
-    run = config(name, root, model=model_name, run_dir=str(tmp_path / "run"), ema=0.5, batch_size=2, evaluation_samples=3)
+    run = config(
+        name,
+        root,
+        model=model_name,
+        run_dir=str(tmp_path / "run"),
+        ema=0.5,
+        batch_size=2,
+        evaluation_samples=3,
+    )
     assert interrupted(run, at=2) == 2
     data, network, objective = build(run)
     result = train(network, objective, data, run)
@@ -136,17 +161,25 @@ def test_every_model_on_every_data_set(name, model_name, tmp_path, monkeypatch, 
 
 def test_a_streamed_run_resumes_exactly(tmp_path, monkeypatch, stream):
     LAYOUTS["folder"][0](tmp_path / "data", monkeypatch)
-    runs = [config("folder", tmp_path / "data", mirror=True, iterations=6, run_dir=str(tmp_path / name)) for name in "ab"]
+    runs = [
+        config("folder", tmp_path / "data", mirror=True, iterations=6, run_dir=str(tmp_path / name))
+        for name in "ab"
+    ]
     data, network, objective = build(runs[0])
     whole = train(network, objective, data, runs[0])
     assert interrupted(runs[1], at=3) == 2
     again, second, _ = build(runs[1])
     rest = train(second, objective, again, runs[1].model_copy(update={"workers": 1}))
     assert rest.history == whole.history
-    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(network.state_dict().values(), second.state_dict().values(), strict=True)
+    )
 
 
-def test_unreadable_images_of_a_small_set_are_skipped_before_training_or_refused(tmp_path, monkeypatch):
+def test_unreadable_images_of_a_small_set_are_skipped_before_training_or_refused(
+    tmp_path, monkeypatch
+):
     LAYOUTS["folder"][0](tmp_path, monkeypatch)
     (tmp_path / "bad").mkdir()
     bad = [name for name in spoil(tmp_path / "bad") if name != "missing.jpg"]
@@ -155,7 +188,10 @@ def test_unreadable_images_of_a_small_set_are_skipped_before_training_or_refused
     assert all(f"bad/{name} (" in str(caught[0].message) for name in bad)
     assert data.skipped_images == len(bad) == 6
     assert len(data.train) + len(data.test) == 11 + 1
-    with pytest.raises(ValueError, match=r"strict_images=True and 6 unreadable: .*bad/crc\.png .*; repair or remove them"):
+    with pytest.raises(
+        ValueError,
+        match=r"strict_images=True and 6 unreadable: .*bad/crc\.png .*; repair or remove them",
+    ):
         build_data(config("folder", tmp_path, strict_images=True))
 
 
@@ -177,8 +213,12 @@ def test_unreadable_images_of_a_streamed_set_are_replaced(workers, tmp_path, mon
     with pytest.warns(UserWarning, match=test_paths[0].name):
         assert len(data.evaluation(2)) == 1
     assert data.skipped_images == 2
-    strict = build_data(config("folder", tmp_path, workers=workers, batch_size=9, strict_images=True))
-    with pytest.raises(ValueError, match=f"strict_images=True and 1 unreadable: .*{train_paths[8].name}"):
+    strict = build_data(
+        config("folder", tmp_path, workers=workers, batch_size=9, strict_images=True)
+    )
+    with pytest.raises(
+        ValueError, match=f"strict_images=True and 1 unreadable: .*{train_paths[8].name}"
+    ):
         strict.batch(0)
 
 
@@ -186,7 +226,10 @@ def test_a_set_without_its_images_is_refused_at_once(tmp_path, monkeypatch, stre
     LAYOUTS["celeba128"][0](tmp_path, monkeypatch)
     shutil.rmtree(tmp_path / "celeba" / "img_align_celeba")
     (tmp_path / "celeba" / "img_align_celeba").mkdir()
-    with pytest.raises(ValueError, match=r"8 images in a row .*000001\.jpg \(No such file or directory\); is the data set whole"):
+    with pytest.raises(
+        ValueError,
+        match=r"8 images in a row .*000001\.jpg \(No such file or directory\); is the data set whole",
+    ):
         build_data(config("celeba128", tmp_path))
 
 
@@ -196,7 +239,10 @@ def test_a_missing_set_names_the_places_and_the_ways_out(name, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     place = SOURCES[name][0]
     out = r"set download=True to fetch it there \(papermill: -p download True\), or data_dir to the folder that holds"
-    with pytest.raises(FileNotFoundError, match=f"'{name}' not found in .*/here/{place} or data/{place}; {out} {place}/"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=f"'{name}' not found in .*/here/{place} or data/{place}; {out} {place}/",
+    ):
         build_data(RunConfig(dataset=name))
 
 
@@ -206,7 +252,8 @@ def test_a_damaged_set_is_refused(name, tmp_path, monkeypatch):
     damaged = LAYOUTS[name][0](tmp_path, monkeypatch)
     damaged.unlink() if name == "pet128" else damaged.write_bytes(damaged.read_bytes() + b"\0")
     with pytest.raises(
-        FileNotFoundError, match=f"incomplete or damaged in {tmp_path}.*; delete it and set download=True to fetch it again"
+        FileNotFoundError,
+        match=f"incomplete or damaged in {tmp_path}.*; delete it and set download=True to fetch it again",
     ):
         build_data(config(name, tmp_path))
 
@@ -223,14 +270,19 @@ def test_download_fetches_into_the_first_place_what_is_nowhere(tmp_path, monkeyp
     monkeypatch.setenv("ASINTROVAE_DATA", str(tmp_path / "first"))
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        assert len(build_data(RunConfig(dataset="cifar10", download=True, batch_size=4)).train) == 10
+        assert (
+            len(build_data(RunConfig(dataset="cifar10", download=True, batch_size=4)).train) == 10
+        )
     assert [str(root) for root in fetched] == [str(tmp_path / "first")]
 
 
 def test_a_missing_reader_is_named(tmp_path, monkeypatch):
     LAYOUTS["flowers128"][0](tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(ModuleNotFoundError, match="dataset='flowers128' needs scipy, which is not installed: pip install scipy"):
+    with pytest.raises(
+        ModuleNotFoundError,
+        match="dataset='flowers128' needs scipy, which is not installed: pip install scipy",
+    ):
         build_data(config("flowers128", tmp_path))
 
 
@@ -254,7 +306,9 @@ def test_all_that_pillow_opens_is_read_and_other_images_are_named(tmp_path):
     others = ["g.heic", "h.NEF", "i.svg"]
     for name in [*others, "notes.txt", "list.pdf", "tensors.h5", "film.mpg"]:
         (tmp_path / name).write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"cannot be read: .*g\.heic \(Pillow opens no \.heic files\)") as caught:
+    with pytest.warns(
+        UserWarning, match=r"cannot be read: .*g\.heic \(Pillow opens no \.heic files\)"
+    ) as caught:
         data = build_data(config("folder", tmp_path))
     assert all(name in str(caught[0].message) for name in others)
     assert len(data.train) + len(data.test) == 25
@@ -272,7 +326,15 @@ def test_other_images_of_a_streamed_folder_are_counted(tmp_path, monkeypatch, st
 
 
 def test_names_of_every_kind_are_read(tmp_path):
-    names = ["a b.png", "-rf.png", "#1%20.PNG", "q?*[0].png", "é.png", "line\nbreak.png", os.fsdecode(b"\xff.png")]
+    names = [
+        "a b.png",
+        "-rf.png",
+        "#1%20.PNG",
+        "q?*[0].png",
+        "é.png",
+        "line\nbreak.png",
+        os.fsdecode(b"\xff.png"),
+    ]
     for name in names:
         save(tmp_path / "x y#%" / name, 100)
     data = build_data(config("folder", tmp_path, batch_size=1))
@@ -298,13 +360,19 @@ def test_links_are_followed_and_no_folder_is_read_twice(tmp_path):
     os.mkfifo(root / "pipe.png")  # nobody writes: who opens it waits for ever
     train_paths, test_paths = find_images("folder", str(root))
     names = {path.relative_to(root).as_posix() for path in train_paths + test_paths}
-    assert names == {*(f"{i}.png" for i in range(4)), *(f"again/{i}.png" for i in range(4)), "link.png"}
+    assert names == {
+        *(f"{i}.png" for i in range(4)),
+        *(f"again/{i}.png" for i in range(4)),
+        "link.png",
+    }
     (root / "broken.png").symlink_to(root / "nothing.png")
     with pytest.warns(UserWarning, match=r"broken\.png \(No such file"):
         assert build_data(config("folder", root)).skipped_images == 1
 
 
-@pytest.mark.parametrize("folder", [".hidden", "__MACOSX", ".ipynb_checkpoints", "@eaDir", "a/@eaDir"])
+@pytest.mark.parametrize(
+    "folder", [".hidden", "__MACOSX", ".ipynb_checkpoints", "@eaDir", "a/@eaDir"]
+)
 def test_what_other_programs_leave_in_a_folder_is_not_read(folder, tmp_path, monkeypatch):
     LAYOUTS["folder"][0](tmp_path, monkeypatch)
     before = find_images("folder", str(tmp_path))
@@ -326,7 +394,10 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match=r"b/c \(Permission denied\)"):
         data = build_data(config("folder", tmp_path, batch_size=1))
     assert (len(data.train), len(data.test), data.skipped_images) == (3, 1, 1)
-    with pytest.raises(FileNotFoundError, match=r"holds 0 images, .*c \(Permission denied\) cannot be read; name a folder"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"holds 0 images, .*c \(Permission denied\) cannot be read; name a folder",
+    ):
         find_images("folder", str(tmp_path / "b"))
 
 
@@ -344,7 +415,9 @@ def test_folders_for_training_and_testing_are_the_splits(folders, tests, tmp_pat
         for i in range(3):
             save(tmp_path / folder / f"{i}.png", 10)
     splits = find_images("folder", str(tmp_path))
-    for_training, for_testing = ([path.relative_to(tmp_path).as_posix() for path in split] for split in splits)
+    for_training, for_testing = (
+        [path.relative_to(tmp_path).as_posix() for path in split] for split in splits
+    )
     assert all(name.startswith(tests) for name in for_testing)
     assert not any(name.startswith(tests) for name in for_training)
     assert len(for_training) + len(for_testing) == 3 * len(folders)
@@ -359,7 +432,9 @@ def test_without_images_in_both_every_tenth_is_for_testing(folders, tmp_path):
 
 
 @pytest.mark.parametrize("limit", [0, 2**30])
-def test_too_few_images_for_a_feature_network_are_refused_before_training(limit, tmp_path, monkeypatch):
+def test_too_few_images_for_a_feature_network_are_refused_before_training(
+    limit, tmp_path, monkeypatch
+):
     monkeypatch.setattr(images, "MEMORY_LIMIT", limit)
     for i in range(31):
         save(tmp_path / f"{i:02d}.png", 5 * i)
@@ -384,7 +459,8 @@ def test_a_folder_within_the_data_set_is_named_with_the_right_one(name, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("data_dir", "message"), [("none", "'none' is not a folder"), ("empty", "'empty' holds 0 images; .*jpg")]
+    ("data_dir", "message"),
+    [("none", "'none' is not a folder"), ("empty", "'empty' holds 0 images; .*jpg")],
 )
 def test_a_folder_without_images_is_refused(data_dir, message, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
@@ -397,7 +473,9 @@ def test_a_folder_needs_data_dir_and_fitting_widths(tmp_path, monkeypatch):
     with pytest.raises(ParameterError, match="dataset='folder' needs data_dir"):
         RunConfig(dataset="folder")
     LAYOUTS["folder"][0](tmp_path, monkeypatch)
-    with pytest.raises(ValueError, match="halves the image 2 times, which resolution=18 does not allow"):
+    with pytest.raises(
+        ValueError, match="halves the image 2 times, which resolution=18 does not allow"
+    ):
         config("folder", tmp_path, resolution=18)
 
 
@@ -418,11 +496,15 @@ def test_portraits_are_cropped_or_squeezed_in_memory_and_streamed(limit, tmp_pat
             assert ((x[:, :, 0, 8:24] > 0.5) == (fit == "squeeze")).all()
 
 
-@pytest.mark.parametrize(("name", "counts"), [("cifar10", (50_000, 10_000)), ("flowers128", (2040, 6149))])
+@pytest.mark.parametrize(
+    ("name", "counts"), [("cifar10", (50_000, 10_000)), ("flowers128", (2040, 6149))]
+)
 def test_real_sets_where_the_machine_has_them(name, counts):
     root = os.environ.get("ASINTROVAE_DATA")
     if root is None or not (Path(root) / SOURCES[name][0]).exists():
-        pytest.skip(f"ASINTROVAE_DATA names no folder with {SOURCES[name][0]}: the real data set is not here")
+        pytest.skip(
+            f"ASINTROVAE_DATA names no folder with {SOURCES[name][0]}: the real data set is not here"
+        )
     train_split, test_split = find_images(name)
     assert (len(train_split), len(test_split)) == counts
     if name == "flowers128":  # a part of it, streamed; all of it takes ten seconds
@@ -433,4 +515,6 @@ def test_real_sets_where_the_machine_has_them(name, counts):
         assert data.skipped_images == 0
     else:
         means = train_split.double().mean((0, 2, 3)) / 255
-        assert torch.allclose(means, torch.tensor([0.4914, 0.4822, 0.4465], dtype=torch.float64), atol=1e-4)
+        assert torch.allclose(
+            means, torch.tensor([0.4914, 0.4822, 0.4465], dtype=torch.float64), atol=1e-4
+        )

@@ -32,7 +32,8 @@ from asintrovae.theory.networks import conv_autoencoder
 
 
 @pytest.mark.parametrize(
-    ("name", "kl", "kl_sd", "jsd", "jsd_sd"), [("8gaussians", 0.66, 0.16, 0.32, 0.04), ("checkerboard", 17.1, 0.4, 8.1, 0.2)]
+    ("name", "kl", "kl_sd", "jsd", "jsd_sd"),
+    [("8gaussians", 0.66, 0.16, 0.32, 0.04), ("checkerboard", 17.1, 0.4, 8.1, 0.2)],
 )
 def test_protocol_reaches_the_floor_of_a_perfect_sampler(generator, name, kl, kl_sd, jsd, jsd_sd):
     """Two samples of the data against each other, 20 times: the lowest score the published tables can hold."""
@@ -40,7 +41,9 @@ def test_protocol_reaches_the_floor_of_a_perfect_sampler(generator, name, kl, kl
     draws = [histogram_divergences(density.sample(5000, generator), density.sample(5000, generator), density.extent)
              for _ in range(20)]  # fmt: skip
     protocol = torch.tensor([(d.protocol_kl, d.protocol_jsd) for d in draws])
-    for mean, expected, sd in zip(protocol.mean(0).tolist(), (kl, jsd), (kl_sd, jsd_sd), strict=True):
+    for mean, expected, sd in zip(
+        protocol.mean(0).tolist(), (kl, jsd), (kl_sd, jsd_sd), strict=True
+    ):
         assert abs(mean - expected) < 3 * sd / math.sqrt(20) + 0.02 * expected
     assert all(0 < d.jsd_nats < math.log(2) for d in draws)
 
@@ -74,7 +77,9 @@ def test_bad_clouds_are_named(fake, words):
 
 
 def test_samples_and_test_points_do_not_share_their_randomness():
-    assert not torch.equal(*(torch.randn(9, generator=generator_for(0, p)) for p in ("evaluation", "samples")))
+    assert not torch.equal(
+        *(torch.randn(9, generator=generator_for(0, p)) for p in ("evaluation", "samples"))
+    )
 
 
 def test_modes_found_counts_modes(generator):
@@ -134,7 +139,12 @@ def test_what_a_decoder_makes_passes_though_it_leaves_the_range(generator):
 
 @pytest.mark.parametrize("scale", [1e4, math.nan, math.inf])
 def test_a_decoder_that_has_diverged_is_evaluated(scale, tmp_path):
-    here = {"dataset": "mnist-subset", "widths": (2, 2), "batch_size": 4, "feature_network": "mnist-classifier"}
+    here = {
+        "dataset": "mnist-subset",
+        "widths": (2, 2),
+        "batch_size": 4,
+        "feature_network": "mnist-classifier",
+    }
     run = tiny_config(tmp_path, **here, evaluation_samples=8)
     data, model, _ = build(run)
     with torch.no_grad():
@@ -147,7 +157,10 @@ def test_a_decoder_that_has_diverged_is_evaluated(scale, tmp_path):
 
 @pytest.mark.parametrize("measure", [mse, psnr, ssim])
 def test_shapes_that_differ_are_refused(measure):
-    with pytest.raises(ValueError, match=r"x has shape \(2, 3, 16, 16\), x_hat \(2, 1, 16, 16\); give one reconstruction"):
+    with pytest.raises(
+        ValueError,
+        match=r"x has shape \(2, 3, 16, 16\), x_hat \(2, 1, 16, 16\); give one reconstruction",
+    ):
         measure(torch.zeros(2, 3, 16, 16), torch.zeros(2, 1, 16, 16))
 
 
@@ -178,8 +191,14 @@ def test_measures_that_few_images_do_not_allow_are_none_with_the_reason(generato
     real, fake = torch.rand(2, count, 5, generator=generator)
     found = evaluate_features(real, fake, "inception")
     needed = {"fid": 2, "precision_inception": 4, "recall_inception": 4}
-    assert {name for name in needed if found[name] is not None} == {name for name, least in needed.items() if count >= least}
-    reasons = {name: f"needs at least {least} images, got {count}" for name, least in needed.items() if count < least}
+    assert {name for name in needed if found[name] is not None} == {
+        name for name, least in needed.items() if count >= least
+    }
+    reasons = {
+        name: f"needs at least {least} images, got {count}"
+        for name, least in needed.items()
+        if count < least
+    }
     assert found.get("not_measured", {}) == reasons
 
 
@@ -197,7 +216,9 @@ def test_divergences_without_a_point_inside_are_none_with_the_reason(tmp_path):
     found = evaluate_points(data.evaluation(20), torch.full((20, 2), 9.0), data)
     assert found["outside"] == 1
     reason = "no generated point lies inside the histogram of (-2.0, 2.0)²"
-    assert found["not_measured"] == {name: reason for name in ("protocol_kl", "protocol_jsd", "kl_nats", "jsd_nats")}
+    assert found["not_measured"] == {
+        name: reason for name in ("protocol_kl", "protocol_jsd", "kl_nats", "jsd_nats")
+    }
     assert all(found[name] is None for name in found["not_measured"])
 
 
@@ -214,9 +235,14 @@ def test_evaluation_mode_is_left_as_it_was():
 def test_information_per_axis_against_closed_forms(generator):
     """x ~ N(0, 1), mean vx, variance λ: I = log(1 + v²/λ)/2; the prior and one posterior for all tell nothing."""
     x = torch.randn(1500, 1, generator=generator, dtype=torch.float64)
-    v, var = torch.tensor([[0.0, 0.0, 0.75**0.5, 0.05]]).double(), torch.tensor([1.0, 0.5, 0.25, 1e-4]).double()
+    v, var = (
+        torch.tensor([[0.0, 0.0, 0.75**0.5, 0.05]]).double(),
+        torch.tensor([1.0, 0.5, 0.25, 1e-4]).double(),
+    )
     q = Gaussian(v * x + torch.tensor([0.0, 1.8, 0.0, 0.0]), var.log().expand(len(x), -1))
-    found = information_per_axis(q, torch.randn(q.mean.shape, generator=generator, dtype=torch.float64))
+    found = information_per_axis(
+        q, torch.randn(q.mean.shape, generator=generator, dtype=torch.float64)
+    )
     torch.testing.assert_close(found, 0.5 * (1 + v[0] ** 2 / var).log(), atol=0.06, rtol=0)
     assert found[:2].abs().max() < 1e-12
     apart = Gaussian(1e3 * x[:50], torch.zeros(50, 1, dtype=torch.float64))

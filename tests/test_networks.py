@@ -32,7 +32,11 @@ def size(module):
 def test_published_networks_have_these_shapes_and_sizes(shape, n, encoder, decoder, critic):
     widths = PUBLISHED_WIDTHS[shape[1]]
     model, gan = conv_autoencoder(shape, n, widths).eval(), conv_gan(shape, n, widths).eval()
-    assert (size(model.encoder), size(model.decoder), size(gan.critic)) == (encoder, decoder, critic)
+    assert (size(model.encoder), size(model.decoder), size(gan.critic)) == (
+        encoder,
+        decoder,
+        critic,
+    )
     assert str(gan.generator) == str(model.decoder)
     x = torch.rand(1, *shape)
     q = model.encode(x)
@@ -59,7 +63,9 @@ def test_precise_statistics_of_one_layer_are_those_of_what_evaluation_asks_for()
     """First layers: the encoder's sees real images; the generator's, after a linear layer, prior samples."""
     images = torch.rand(10, 64, 1, 8, 8)
     model, gan = conv_autoencoder((1, 8, 8), 3, (4,)), conv_gan((1, 8, 8), 3, (4,))
-    precise_batchnorm({"encoder": model.encoder, "decoder": model.decoder}, images.__getitem__, 3, seed=0)
+    precise_batchnorm(
+        {"encoder": model.encoder, "decoder": model.decoder}, images.__getitem__, 3, seed=0
+    )
     seen = model.encoder[0](images.flatten(0, 1))
     torch.testing.assert_close(model.encoder[1].running_mean, seen.mean((0, 2, 3)))
     torch.testing.assert_close(model.encoder[1].running_var, seen.var((0, 2, 3)), rtol=0.02, atol=0)
@@ -69,8 +75,12 @@ def test_precise_statistics_of_one_layer_are_those_of_what_evaluation_asks_for()
     precise_batchnorm({"generator": gan.generator}, images.__getitem__, 3, seed=0)
     for half, z in ((model.decoder, torch.cat([posterior, prior])), (gan.generator, prior)):
         seen = half[3].body[0](half[:3](z))
-        torch.testing.assert_close(half[3].body[1].running_mean, seen.mean((0, 2, 3)), rtol=0.1, atol=0.01)
-        torch.testing.assert_close(half[3].body[1].running_var, seen.var((0, 2, 3)), rtol=0.15, atol=0)
+        torch.testing.assert_close(
+            half[3].body[1].running_mean, seen.mean((0, 2, 3)), rtol=0.1, atol=0.01
+        )
+        torch.testing.assert_close(
+            half[3].body[1].running_var, seen.var((0, 2, 3)), rtol=0.15, atol=0
+        )
 
 
 def test_precise_statistics_do_not_depend_on_what_passed_before():
@@ -86,7 +96,11 @@ def test_precise_statistics_do_not_depend_on_what_passed_before():
     model.encode(model.decode(100 * torch.randn(8, 3)))  # a fake batch far out, in training mode
     assert not torch.equal(before["encoder.1.running_mean"], model.encoder[1].running_mean)
     assert all(torch.equal(tensor, before[name]) for name, tensor in evaluated().items())
-    assert all(module.training and module.momentum == 0.1 for module in model.modules() if hasattr(module, "momentum"))
+    assert all(
+        module.training and module.momentum == 0.1
+        for module in model.modules()
+        if hasattr(module, "momentum")
+    )
 
 
 def test_mlp_shapes_and_sizes():
@@ -102,7 +116,11 @@ def test_mlp_shapes_and_sizes():
 
 
 def test_a_decoder_that_draws_takes_its_noise_from_axes_the_encoder_leaves_at_the_prior():
-    model, x, z = mlp_autoencoder(2, 5, (8,), decoder_std=0.25), torch.randn(6, 2), torch.randn(6, 5)
+    model, x, z = (
+        mlp_autoencoder(2, 5, (8,), decoder_std=0.25),
+        torch.randn(6, 2),
+        torch.randn(6, 5),
+    )
     still = torch.cat([z[:, :3], torch.zeros(6, 2)], 1)
     torch.testing.assert_close(model.decode(z) - model.decode(still), 0.25 * z[:, 3:])
     q = model.encode(x)
@@ -114,17 +132,28 @@ def test_a_decoder_that_draws_takes_its_noise_from_axes_the_encoder_leaves_at_th
 
 
 def test_fourier_features_are_sinusoids_beside_the_input_and_learn():
-    model, gan, x = mlp_autoencoder(2, 3, (8,), fourier_features=5), mlp_gan(2, 3, (8,), fourier_features=5), torch.randn(6, 2)
+    model, gan, x = (
+        mlp_autoencoder(2, 3, (8,), fourier_features=5),
+        mlp_gan(2, 3, (8,), fourier_features=5),
+        torch.randn(6, 2),
+    )
     features = model.encoder[0][0][0]
     W, b = features.linear.weight, features.linear.bias
     torch.testing.assert_close(features(x), torch.cat([x, torch.sin(x @ W.T + b)], 1))
-    for half, d, last in ((model.encoder, 2, 6), (model.decoder, 3, 2), (gan.critic, 2, 1), (gan.generator, 3, 2)):
+    for half, d, last in (
+        (model.encoder, 2, 6),
+        (model.decoder, 3, 2),
+        (gan.critic, 2, 1),
+        (gan.generator, 3, 2),
+    ):
         assert size(half) == (d * 5 + 5) + ((d + 5) * 8 + 8) + (8 * last + last)
     model.decode(model.encode(x).mean).sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in features.parameters())
     many = mlp_autoencoder(2, 2, (8,), fourier_features=20_000).encoder[0][0][0].linear
     assert many.weight.std().item() == pytest.approx(FOURIER_SCALE, rel=0.05)
-    assert (many.bias.min().item(), many.bias.max().item()) == pytest.approx((-math.pi, math.pi), abs=0.01)
+    assert (many.bias.min().item(), many.bias.max().item()) == pytest.approx(
+        (-math.pi, math.pi), abs=0.01
+    )
 
 
 def test_log_variance_is_clamped_and_touches_nothing_else():
@@ -141,5 +170,7 @@ def test_log_variance_is_clamped_and_touches_nothing_else():
 
 
 def test_a_resolution_that_cannot_be_halved_is_refused():
-    with pytest.raises(ValueError, match=r"widths=\(8, 8, 8\) halves the image 3 times, which 28x28 does not allow"):
+    with pytest.raises(
+        ValueError, match=r"widths=\(8, 8, 8\) halves the image 3 times, which 28x28 does not allow"
+    ):
         conv_autoencoder((1, 28, 28), 4, (8, 8, 8))

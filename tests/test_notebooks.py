@@ -27,7 +27,14 @@ from asintrovae.sweeps.grid import notebook_defaults, read_grid
 BOOK = ROOT / "book"
 CHAPTERS = sorted(BOOK.glob("[0-9]*.ipynb"))
 TRAINING = sorted((BOOK / "training").glob("*.ipynb"))
-TINY = {"iterations": 12, "warmup": 2, "batch_size": 16, "widths": [4], "evaluation_samples": 64, "log_every": 4}
+TINY = {
+    "iterations": 12,
+    "warmup": 2,
+    "batch_size": 16,
+    "widths": [4],
+    "evaluation_samples": 64,
+    "log_every": 4,
+}
 SCORES = {f"{measure}_mnist_classifier" for measure in ("frechet", "precision", "recall")}
 
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
@@ -36,7 +43,11 @@ each_notebook = pytest.mark.parametrize("path", CHAPTERS + TRAINING, ids=lambda 
 
 
 NBVAL = ["-m", "pytest", "--nbval", "-q", "-rf", "-p", "no:cacheprovider", "-p", "own_sockets"]
-NBVAL += ["--nbval-current-env", "--nbval-sanitize-with", str(ROOT / "tests" / "nbval_sanitize.cfg")]
+NBVAL += [
+    "--nbval-current-env",
+    "--nbval-sanitize-with",
+    str(ROOT / "tests" / "nbval_sanitize.cfg"),
+]
 
 
 def nbval(path, cwd=BOOK, **environment):
@@ -63,7 +74,9 @@ def test_chapter_executes_and_matches_its_outputs(path, reader, tmp_path):
     shutil.copy(path, tmp_path)
     result = reader.run(*NBVAL, tmp_path / path.name, cwd=tmp_path, ATEN_CPU_CAPABILITY="default")
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-1000:]
-    assert [file.name for file in tmp_path.iterdir()] == [path.name], "the chapter leaves files behind"
+    assert [file.name for file in tmp_path.iterdir()] == [path.name], (
+        "the chapter leaves files behind"
+    )
 
 
 @each_chapter
@@ -80,7 +93,10 @@ QUICKEST = "05_as_distance"
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, id=path.stem, marks=() if path.stem == QUICKEST else pytest.mark.weekly) for path in CHAPTERS],
+    [
+        pytest.param(path, id=path.stem, marks=() if path.stem == QUICKEST else pytest.mark.weekly)
+        for path in CHAPTERS
+    ],
 )
 def test_changed_outputs_are_noticed_and_only_they(path, tmp_path):
     """A comparison that cannot fail would pass above, too. This machine's instructions, two threads."""
@@ -88,18 +104,30 @@ def test_changed_outputs_are_noticed_and_only_they(path, tmp_path):
     cells = compared(notebook)
     for cell in cells[::2]:
         output = next(o for o in cell.outputs if "text" in o)
-        output["text"] = re.sub(r"\d|True|False", lambda m: "7" if m[0] != "7" else "3", output["text"], count=1)
+        output["text"] = re.sub(
+            r"\d|True|False", lambda m: "7" if m[0] != "7" else "3", output["text"], count=1
+        )
     nbformat.write(notebook, tmp_path / path.name)
-    result = nbval(tmp_path / path.name, cwd=tmp_path, OMP_NUM_THREADS="2", OMP_WAIT_POLICY="passive")
+    result = nbval(
+        tmp_path / path.name, cwd=tmp_path, OMP_NUM_THREADS="2", OMP_WAIT_POLICY="passive"
+    )
     spoiled = {code_cells(notebook).index(cell) for cell in cells[::2]}
-    failed = {int(number) for number in re.findall(r"^FAILED .*::Cell (\d+)", result.stdout, flags=re.MULTILINE)}
+    failed = {
+        int(number)
+        for number in re.findall(r"^FAILED .*::Cell (\d+)", result.stdout, flags=re.MULTILINE)
+    }
     assert failed == spoiled, result.stdout[-3000:]
 
 
 @each_chapter
 def test_every_witness_says_true(path):
     """A stored False would match itself for ever."""
-    texts = [o["text"] for cell in code_cells(nbformat.read(path, as_version=4)) for o in cell.outputs if "text" in o]
+    texts = [
+        o["text"]
+        for cell in code_cells(nbformat.read(path, as_version=4))
+        for o in cell.outputs
+        if "text" in o
+    ]
     witnesses = [line for text in texts for line in text.splitlines() if line.startswith("witness")]
     assert len(witnesses) >= 2
     assert all(line.split()[-1] == "True" for line in witnesses), witnesses
@@ -107,16 +135,23 @@ def test_every_witness_says_true(path):
 
 def test_chapters_import_nothing_that_the_wheel_does_not_require():
     """IPython comes with every notebook; the rest must be among the dependencies."""
-    required = {re.match(r"[\w-]+", line)[0].replace("-", "_") for line in requires("asintrovae") if "extra ==" not in line}
+    required = {
+        re.match(r"[\w-]+", line)[0].replace("-", "_")
+        for line in requires("asintrovae")
+        if "extra ==" not in line
+    }
     for path in CHAPTERS + TRAINING:
         source = "\n".join(
-            re.sub(r"(?m)^(\s*)%.*", r"\1pass", cell.source) for cell in code_cells(nbformat.read(path, as_version=4))
+            re.sub(r"(?m)^(\s*)%.*", r"\1pass", cell.source)
+            for cell in code_cells(nbformat.read(path, as_version=4))
         )
         for node in ast.walk(ast.parse(source)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             found = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
-            assert found <= required | {"asintrovae", "IPython"}, f"{path.stem} imports {found - required}"
+            assert found <= required | {"asintrovae", "IPython"}, (
+                f"{path.stem} imports {found - required}"
+            )
 
 
 @each_chapter
@@ -137,8 +172,16 @@ def test_notebook_and_text_are_in_step(path):
 
 @each_notebook
 def test_set_up_cell_is_the_same_everywhere(path):
-    (cell,) = [c for c in code_cells(nbformat.read(path, as_version=4)) if "setup" in c.metadata.get("tags", [])]
-    (reference,) = [c for c in code_cells(nbformat.read(TRAINING[0], as_version=4)) if "setup" in c.metadata.get("tags", [])]
+    (cell,) = [
+        c
+        for c in code_cells(nbformat.read(path, as_version=4))
+        if "setup" in c.metadata.get("tags", [])
+    ]
+    (reference,) = [
+        c
+        for c in code_cells(nbformat.read(TRAINING[0], as_version=4))
+        if "setup" in c.metadata.get("tags", [])
+    ]
     assert cell.source == reference.source
 
 
@@ -152,10 +195,15 @@ def test_chapter_keeps_to_the_mould(path):
     kept = re.findall(r"You can now\n\n((?:- .*\n?(?:  .*\n?)*)+)", prose)
     assert promises[0].strip() == kept[0].strip()
     assert 3 <= promises[0].count("- ") <= 5
-    exercises, solutions = (set(re.findall(p, prose)) for p in (r":label: (ex-[\w-]+)", r"{solution-start} (ex-[\w-]+)"))
+    exercises, solutions = (
+        set(re.findall(p, prose)) for p in (r":label: (ex-[\w-]+)", r"{solution-start} (ex-[\w-]+)")
+    )
     assert exercises == solutions
     assert 3 <= len(exercises) <= 5
-    lines = sorted(sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in code_cells(notebook))
+    lines = sorted(
+        sum(bool(line.strip()) for line in cell.source.splitlines())
+        for cell in code_cells(notebook)
+    )
     assert lines[len(lines) // 2] <= 8
     assert lines[int(0.9 * len(lines))] <= 20
 
@@ -163,7 +211,10 @@ def test_chapter_keeps_to_the_mould(path):
 @each_notebook
 def test_every_figure_has_caption_and_text_alternative(path):
     for cell in code_cells(nbformat.read(path, as_version=4)):
-        draws = any("image/png" in o.get("data", {}) for o in cell.outputs) or "plt.subplots" in cell.source
+        draws = (
+            any("image/png" in o.get("data", {}) for o in cell.outputs)
+            or "plt.subplots" in cell.source
+        )
         if draws or "figure = " in cell.source:
             assert len(cell.metadata["mystnb"]["figure"]["caption"]) > 40, cell.source
             assert len(cell.metadata["mystnb"]["image"]["alt"]) > 40, cell.source
@@ -171,9 +222,16 @@ def test_every_figure_has_caption_and_text_alternative(path):
 
 def parameters_of(path):
     """name -> (default, comment) of the notebook's parameters cell."""
-    (cell,) = [c for c in code_cells(nbformat.read(path, as_version=4)) if "parameters" in c.metadata.get("tags", [])]
+    (cell,) = [
+        c
+        for c in code_cells(nbformat.read(path, as_version=4))
+        if "parameters" in c.metadata.get("tags", [])
+    ]
     lines = [line.split("  # ") for line in cell.source.splitlines()]
-    return {code.split(": ")[0]: (ast.literal_eval(code.split(" = ", 1)[1]), comment) for code, comment in lines}
+    return {
+        code.split(": ")[0]: (ast.literal_eval(code.split(" = ", 1)[1]), comment)
+        for code, comment in lines
+    }
 
 
 @each_template
@@ -181,9 +239,19 @@ def test_parameters_cell_is_a_manual_of_run_config(path):
     parameters = parameters_of(path)
     RunConfig(**{name: default for name, (default, _) in parameters.items()})
     assert all(comment for _, comment in parameters.values())
-    only_images = {"data_dir", "download", "resolution", "mirror", "strict_images", "workers", "channels_last"}
+    only_images = {
+        "data_dir",
+        "download",
+        "resolution",
+        "mirror",
+        "strict_images",
+        "workers",
+        "channels_last",
+    }
     only_images |= {"fit", "feature_network", "fid_weights", "fid_precision"}
-    expected = set(RunConfig.model_fields) - (only_images if path.stem == "toy" else {"decoder_std", "fourier_features"})
+    expected = set(RunConfig.model_fields) - (
+        only_images if path.stem == "toy" else {"decoder_std", "fourier_features"}
+    )
     assert set(parameters) == expected
 
 
@@ -192,7 +260,10 @@ def yaml_of(path):
 
 
 PARAMS = BOOK / "training" / "params"
-NOTEBOOK_OF = {row: "toy" if yaml_of(row)["dataset"] in DATASETS["points"] else "images" for row in PARAMS.glob("*.yaml")}
+NOTEBOOK_OF = {
+    row: "toy" if yaml_of(row)["dataset"] in DATASETS["points"] else "images"
+    for row in PARAMS.glob("*.yaml")
+}
 
 
 @each_template
@@ -210,7 +281,9 @@ def test_a_data_set_alone_means_the_same_to_a_notebook(dataset):
 
 
 @pytest.mark.parametrize("row", sorted(NOTEBOOK_OF), ids=lambda path: path.stem)
-@pytest.mark.parametrize("model", sorted((PARAMS / "model").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "model", sorted((PARAMS / "model").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_parameter_files_mean_the_same_to_a_notebook_and_to_run_config(row, model):
     """papermill puts the notebook's defaults first, then one file after the other."""
     given = {**yaml_of(row), **yaml_of(model)}
@@ -218,7 +291,9 @@ def test_parameter_files_mean_the_same_to_a_notebook_and_to_run_config(row, mode
     assert RunConfig(**{**defaults, **given}).model_dump() == RunConfig(**given).model_dump()
 
 
-@pytest.mark.parametrize("path", sorted((BOOK / "training" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((BOOK / "training" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_points_of_a_grid_mean_the_same_to_its_notebook_and_to_run_config(path):
     _, points = read_grid(path)
     assert points
@@ -231,14 +306,24 @@ def test_papermill_run_leaves_everything_and_repeats(path, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run_dir = tmp_path / "run"
-    papermill.execute_notebook(path, "out.ipynb", {**TINY, "run_dir": str(run_dir)}, progress_bar=False, config=own_sockets())
+    papermill.execute_notebook(
+        path,
+        "out.ipynb",
+        {**TINY, "run_dir": str(run_dir)},
+        progress_bar=False,
+        config=own_sockets(),
+    )
     names = {"record.json", "history.csv", "checkpoint.safetensors", "samples.png"}
     names |= {"interpolation.png"} if path.stem == "images" else set()
     assert names <= {file.name for file in run_dir.iterdir()}
     run = load_run(run_dir)
     assert run.record["status"] == "finished"
     assert run.config.iterations == 12
-    wanted = {"psnr", "ssim", "mse"} | SCORES if path.stem == "images" else {"protocol_kl", "protocol_jsd", "kl_nats", "jsd_nats"}
+    wanted = (
+        {"psnr", "ssim", "mse"} | SCORES
+        if path.stem == "images"
+        else {"protocol_kl", "protocol_jsd", "kl_nats", "jsd_nats"}
+    )
     assert wanted <= run.record["metrics"].keys()
     result = nbval(tmp_path / "out.ipynb", cwd=tmp_path)
     assert result.returncode == 0, result.stdout[-4000:]
@@ -251,30 +336,60 @@ def test_images_notebook_runs_without_an_encoder_and_in_colour(tmp_path, monkeyp
         pixels = torch.randint(256, (64, 64, 3), dtype=torch.uint8, generator=generator)
         Image.fromarray(pixels.numpy()).save(tmp_path / f"{i}.png")
     run_dir = tmp_path / "run"
-    here = {"model": "wgan_gp", "dataset": "folder", "data_dir": str(tmp_path), "resolution": 64, "feature_network": None}
+    here = {
+        "model": "wgan_gp",
+        "dataset": "folder",
+        "data_dir": str(tmp_path),
+        "resolution": 64,
+        "feature_network": None,
+    }
     parameters = {**TINY, **here, "iterations": 2, "warmup": None, "run_dir": str(run_dir)}
-    papermill.execute_notebook(BOOK / "training" / "images.ipynb", None, parameters, progress_bar=False, config=own_sockets())
+    papermill.execute_notebook(
+        BOOK / "training" / "images.ipynb",
+        None,
+        parameters,
+        progress_bar=False,
+        config=own_sockets(),
+    )
     assert load_run(run_dir).record["metrics"] == {"evaluation_samples": 4}
     assert (run_dir / "samples.png").stat().st_size < 150_000
     assert (run_dir / "interpolation.png").stat().st_size < 150_000
 
 
 @pytest.mark.parametrize(("count", "tests", "pairs"), [(50, 5, 2), (30, 3, 1), (2, 1, 4)])
-def test_images_notebook_draws_as_many_images_as_there_are(tmp_path, monkeypatch, generator, count, tests, pairs):
+def test_images_notebook_draws_as_many_images_as_there_are(
+    tmp_path, monkeypatch, generator, count, tests, pairs
+):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for i in range(count):
         pixels = torch.randint(256, (16, 16, 3), dtype=torch.uint8, generator=generator)
         Image.fromarray(pixels.numpy()).save(tmp_path / f"{i:02d}.png")
     run_dir = tmp_path / "run"
-    here = {"dataset": "folder", "data_dir": str(tmp_path), "resolution": 16, "batch_size": 1, "feature_network": None}
+    here = {
+        "dataset": "folder",
+        "data_dir": str(tmp_path),
+        "resolution": 16,
+        "batch_size": 1,
+        "feature_network": None,
+    }
     parameters = {**TINY, **here, "iterations": 2, "warmup": None, "run_dir": str(run_dir)}
-    papermill.execute_notebook(BOOK / "training" / "images.ipynb", None, parameters, progress_bar=False, config=own_sockets())
+    papermill.execute_notebook(
+        BOOK / "training" / "images.ipynb",
+        None,
+        parameters,
+        progress_bar=False,
+        config=own_sockets(),
+    )
     pictures = {path.stem: Image.open(path).size for path in (run_dir / "pictures").iterdir()}
     rows = {f"path-{i + 1}": (16 * 16, 16) for i in range(pairs)}
-    assert pictures == rows | dict.fromkeys(("real", "reconstructed", "generated"), (16 * tests, 16))
+    assert pictures == rows | dict.fromkeys(
+        ("real", "reconstructed", "generated"), (16 * tests, 16)
+    )
     record = load_run(run_dir).record
     assert record["metrics"]["evaluation_samples"] == tests
-    assert record["not_measured"] == ({} if tests > 1 else {"active_units": "needs at least 2 images, got 1"})
+    assert record["not_measured"] == (
+        {} if tests > 1 else {"active_units": "needs at least 2 images, got 1"}
+    )
     assert (record["metrics"]["active_units"] is None) == (tests == 1)
 
 
@@ -286,10 +401,18 @@ def test_images_notebook_draws_as_many_images_as_there_are(tmp_path, monkeypatch
         ({"iterations": "many"}, "iterations='many': must be a whole number, such as 1000"),
     ],
 )
-def test_a_bad_parameter_stops_the_run_before_training(path, tmp_path, parameters, message, monkeypatch):
+def test_a_bad_parameter_stops_the_run_before_training(
+    path, tmp_path, parameters, message, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        papermill.execute_notebook(path, "out.ipynb", {**parameters, "run_dir": "run"}, progress_bar=False, config=own_sockets())
+        papermill.execute_notebook(
+            path,
+            "out.ipynb",
+            {**parameters, "run_dir": "run"},
+            progress_bar=False,
+            config=own_sockets(),
+        )
     assert str(caught.value).strip().endswith(f"ParameterError: {message}")
     assert not (tmp_path / "run").exists()
 

@@ -26,7 +26,9 @@ def test_gradients_reach_exactly_the_half_that_learns(tmp_path, model_name):
         with only_learning(model, phase.learns):
             phase.loss(model, data.batch(0), noise_for(32), 0.05)[0].backward()
         for half, module in model.named_children():
-            moved = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in module.parameters()]
+            moved = [
+                p.grad is not None and bool(p.grad.abs().sum() > 0) for p in module.parameters()
+            ]
             # The last bias of a critic that enters as a difference has gradient 0 in its own phase.
             assert any(moved) == (half in phase.learns), (phase.name, half)
             assert half in phase.learns or all(p.grad is None for p in module.parameters())
@@ -43,7 +45,9 @@ def test_loss_is_blind_to_the_order_of_the_batch_and_pure(tmp_path, model_name):
     for phase in objective.phases:
         loss = phase.loss(model, x, noise, 0.05)[0]
         assert torch.equal(loss, phase.loss(model, x, noise, 0.05)[0])
-        torch.testing.assert_close(loss, phase.loss(model, x[order], Noise(*(t[order] for t in noise)), 0.05)[0])
+        torch.testing.assert_close(
+            loss, phase.loss(model, x[order], Noise(*(t[order] for t in noise)), 0.05)[0]
+        )
 
 
 def test_fakes_do_not_move_the_decoder_in_the_encoder_phase(tmp_path):
@@ -58,14 +62,23 @@ def test_fakes_do_not_move_the_decoder_in_the_encoder_phase(tmp_path):
 
 def decoder_gradient(trained, objective, x, gamma_r, dtype):
     """Of a copy of the model in this dtype, all parameters in one vector."""
-    model, objective = copy.deepcopy(trained).to(dtype), dataclasses.replace(objective, gamma_r=gamma_r)
-    loss, _ = objective.decoder_loss(model, x.to(dtype), Noise(*(t.to(dtype) for t in noise_for(len(x)))), 0.5)
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.decoder.parameters()))]).double()
+    model, objective = (
+        copy.deepcopy(trained).to(dtype),
+        dataclasses.replace(objective, gamma_r=gamma_r),
+    )
+    loss, _ = objective.decoder_loss(
+        model, x.to(dtype), Noise(*(t.to(dtype) for t in noise_for(len(x)))), 0.5
+    )
+    return torch.cat(
+        [g.flatten() for g in torch.autograd.grad(loss, list(model.decoder.parameters()))]
+    ).double()
 
 
 @pytest.mark.parametrize("dataset", ["8gaussians", "mnist-subset"])
 @pytest.mark.parametrize("model_name", ["soft_intro", "as_intro"])
-def test_reconstructing_fakes_at_the_published_weight_is_below_rounding(tmp_path, model_name, dataset):
+def test_reconstructing_fakes_at_the_published_weight_is_below_rounding(
+    tmp_path, model_name, dataset
+):
     """γ_r = 1e-8 moves the decoder's gradient less than rounding to float32, at the start and later: there it is left out."""
     small = {"latent_dim": 2, "widths": (16, 16), "iterations": 60, "warmup": 0, "c": 0.5}
     weights = {"beta_rec": 0.2, "beta_kl": 0.3, "beta_neg": 0.9}
@@ -76,11 +89,18 @@ def test_reconstructing_fakes_at_the_published_weight_is_below_rounding(tmp_path
         for i in range(start):
             loop.iterate(i)
         x = data.batch(start)
-        exact, tiny, large = (decoder_gradient(model, objective, x, weight, torch.float64) for weight in (0.0, 1e-8, 1e-2))
-        single, left_out = (decoder_gradient(model, objective, x, weight, torch.float32) for weight in (1e-8, 0.0))
+        exact, tiny, large = (
+            decoder_gradient(model, objective, x, weight, torch.float64)
+            for weight in (0.0, 1e-8, 1e-2)
+        )
+        single, left_out = (
+            decoder_gradient(model, objective, x, weight, torch.float32) for weight in (1e-8, 0.0)
+        )
         assert 0 < 2 * (tiny - exact).norm() < (single - tiny).norm() < (large - exact).norm()
         assert torch.equal(single, left_out)
-    assert not torch.equal(decoder_gradient(model, objective, x, 1e-6, torch.float32), left_out)  # what counts is not left out
+    assert not torch.equal(
+        decoder_gradient(model, objective, x, 1e-6, torch.float32), left_out
+    )  # what counts is not left out
 
 
 def test_a_weight_that_members_differ_in_is_never_left_out():
@@ -92,7 +112,13 @@ def test_a_weight_that_members_differ_in_is_never_left_out():
 def test_the_distance_is_evaluated_only_where_it_counts(tmp_path):
     """At c = 1, in the last four fifths of a run, loss and terms are those of Soft-IntroVAE."""
     data, model, objective = build(tiny_config(tmp_path, model="as_intro"))
-    soft = SoftIntroVAE(objective.beta_rec, objective.beta_kl, objective.beta_neg, objective.alpha, objective.gamma_r)
+    soft = SoftIntroVAE(
+        objective.beta_rec,
+        objective.beta_kl,
+        objective.beta_neg,
+        objective.alpha,
+        objective.gamma_r,
+    )
     for phase, expected in zip(objective.phases, soft.phases, strict=True):
         assert "distance" in phase.loss(model, data.batch(0), noise_for(32), 0.1)[1]
         loss, terms = phase.loss(model, data.batch(0), noise_for(32), 0.2)
@@ -106,10 +132,14 @@ def test_the_published_code_s_squash(tmp_path):
     data, model, plain = build(tiny_config(tmp_path, model="as_intro"))
     _, _, squashed = build(tiny_config(tmp_path, model="as_intro", squash=True))
     q, q_g = (Gaussian(2 * torch.randn(32, 2), torch.randn(32, 2)) for _ in range(2))
-    by_hand = as_distance(q.mean.tanh(), q.logvar.tanh().exp(), q_g.mean.tanh(), q_g.logvar.tanh().exp())
+    by_hand = as_distance(
+        q.mean.tanh(), q.logvar.tanh().exp(), q_g.mean.tanh(), q_g.logvar.tanh().exp()
+    )
     torch.testing.assert_close(squashed.distance(q, q, q_g), by_hand)
     assert not torch.isclose(plain.distance(q, q, q_g), by_hand)
-    one, other = (o.encoder_loss(model, data.batch(0), noise_for(32), 0.1)[1] for o in (plain, squashed))
+    one, other = (
+        o.encoder_loss(model, data.batch(0), noise_for(32), 0.1)[1] for o in (plain, squashed)
+    )
     assert torch.equal(one["kl_g"], other["kl_g"])
 
 
@@ -127,7 +157,9 @@ def test_c_by_the_published_code_s_schedule(tmp_path):
         annealing_weight(1, 2, "cosine")
 
 
-@pytest.mark.parametrize(("kernel", "terms"), [("mean", 32**2 * 2), ("product", 32**2), ("prior", 32**2)])
+@pytest.mark.parametrize(
+    ("kernel", "terms"), [("mean", 32**2 * 2), ("product", 32**2), ("prior", 32**2)]
+)
 def test_the_summed_distance_counts_its_terms_in_the_encoder_phase_alone(tmp_path, kernel, terms):
     """Pairs, and where the kernel is a mean over the axes, axes."""
     q, q_g = (Gaussian(2 * torch.randn(32, 2), torch.randn(32, 2)) for _ in range(2))
@@ -159,7 +191,9 @@ def test_an_annealed_beta_kl_is_another_beta_kl_until_its_share_is_over(tmp_path
     for progress, beta_kl in ((0.0, 0.05), (0.25, 0.275), (0.5, 0.5), (0.9, 0.5)):
         _, _, constant = build(tiny_config(tmp_path, **parameters | {"beta_kl": beta_kl}))
         for phase, expected in zip(objective.phases, constant.phases, strict=True):
-            loss, other = (p.loss(model, data.batch(0), noise_for(32), progress)[0] for p in (phase, expected))
+            loss, other = (
+                p.loss(model, data.batch(0), noise_for(32), progress)[0] for p in (phase, expected)
+            )
             torch.testing.assert_close(loss, other)
 
 
@@ -169,7 +203,10 @@ def test_the_warm_up_is_annealed_with_the_run(tmp_path):
     loop = Loop(model, objective, data, tiny_config(tmp_path / "0", **small, kl_annealing=0.8))
     assert loop.phases(9)[0].name == "joint"
     by_hand = VAE(0.2, 0.5 * (0.1 + 0.9 * 0.45 / 0.8)).phases[0]
-    losses = [phase.loss(model, data.batch(0), noise_for(32), 0.45)[0] for phase in (loop.phases(9)[0], by_hand)]
+    losses = [
+        phase.loss(model, data.batch(0), noise_for(32), 0.45)[0]
+        for phase in (loop.phases(9)[0], by_hand)
+    ]
     torch.testing.assert_close(*losses)
 
 
@@ -212,7 +249,9 @@ def test_a_stack_of_models_under_vmap_equals_the_models_one_by_one(tmp_path, mod
         stacked = total(params)
         stacked.sum().backward()
         for m, loss in enumerate(losses):
-            single = loss(x[m], Noise(*(t[m] for t in noise)), 0.05, {name: hyper[name][m] for name in names})
+            single = loss(
+                x[m], Noise(*(t[m] for t in noise)), 0.05, {name: hyper[name][m] for name in names}
+            )
             torch.testing.assert_close(stacked[m], single)
             learner = getattr(loss.model, phase.learns[0])
             expected = torch.autograd.grad(single, list(learner.parameters()), allow_unused=True)
@@ -228,7 +267,9 @@ def test_penalty_is_finite_where_the_critic_is_flat():
 
     model = mlp_gan(2, 2, (8,))
     torch.nn.init.zeros_(model.critic[0][0].weight)
-    loss, terms = WGANGP().critic_loss(model, torch.randn(4, 2, generator=generator_for(0, "data")), noise_for(4), 0.0)
+    loss, terms = WGANGP().critic_loss(
+        model, torch.randn(4, 2, generator=generator_for(0, "data")), noise_for(4), 0.0
+    )
     loss.backward()
     assert terms["penalty"] == 1.0
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

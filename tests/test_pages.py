@@ -31,7 +31,9 @@ def links(html):
 
 def test_a_chapter_says_how_long_it_takes(chapter):
     """600 words and a few, at 200 a minute; 12.4 seconds in its record."""
-    assert '<p class="times">3 minutes to read, 12 seconds to run (one process on any).</p>' in chapter
+    assert (
+        '<p class="times">3 minutes to read, 12 seconds to run (one process on any).</p>' in chapter
+    )
     assert chapter.index('class="times"') > chapter.index("<h1>A small chapter")
     assert chapter.index('class="times"') < chapter.index("Budget: under")
 
@@ -43,7 +45,10 @@ def test_pages_that_are_no_chapters_say_nothing_of_the_kind(small_book):
 def test_a_chapter_can_be_downloaded_edited_and_discussed(small_book, chapter):
     found = links(chapter)
     assert f"{REPOSITORY['url']}/edit/{REPOSITORY['branch']}/book/src/01_small.md" in found
-    assert any(link.startswith(f"{REPOSITORY['url']}/issues/new?title=") and "book/01_small" in link for link in found)
+    assert any(
+        link.startswith(f"{REPOSITORY['url']}/issues/new?title=") and "book/01_small" in link
+        for link in found
+    )
     (download,) = [link for link in found if link.endswith("01_small.ipynb") and "_sources" in link]
     notebook = json.loads((small_book / "book" / download).resolve().read_text())
     assert notebook["cells"][0]["source"][0].startswith("# A small chapter")
@@ -54,14 +59,24 @@ def test_a_chapter_can_be_downloaded_edited_and_discussed(small_book, chapter):
 
 
 def test_next_and_previous_lead_on(small_book, chapter):
-    assert re.search(r'class="right-next"\s+href="01_small.html"', (small_book / "book" / "index.html").read_text())
+    assert re.search(
+        r'class="right-next"\s+href="01_small.html"',
+        (small_book / "book" / "index.html").read_text(),
+    )
     assert re.search(r'class="left-prev"\s+href="index.html"', chapter)
 
 
 def test_a_run_of_this_build_opens_and_is_edited_as_its_template():
     """Its own notebook is in no repository."""
-    urls = {kind: f"{REPOSITORY['url']}/{kind}/main/book/runs/toy.ipynb" for kind in ("edit", "blob")}
-    context = {"header_buttons": [{"type": "group", "buttons": [{"url": url} for url in urls.values()]}, {"type": "button"}]}
+    urls = {
+        kind: f"{REPOSITORY['url']}/{kind}/main/book/runs/toy.ipynb" for kind in ("edit", "blob")
+    }
+    context = {
+        "header_buttons": [
+            {"type": "group", "buttons": [{"url": url} for url in urls.values()]},
+            {"type": "button"},
+        ]
+    }
     tool("pages").point_to_sources(None, "book/runs/toy", "page.html", context, None)
     edit, blob = (button["url"] for button in context["header_buttons"][0]["buttons"])
     assert edit == f"{REPOSITORY['url']}/edit/main/book/src/training/toy.md"
@@ -71,7 +86,9 @@ def test_a_run_of_this_build_opens_and_is_edited_as_its_template():
 
 
 def test_search_engines_and_previews_are_told_what_a_page_is(small_book, chapter):
-    tags = dict(re.findall(r'<meta (?:property|name)="(og:[\w:]+|description)" content="([^"]*)"', chapter))
+    tags = dict(
+        re.findall(r'<meta (?:property|name)="(og:[\w:]+|description)" content="([^"]*)"', chapter)
+    )
     assert tags["og:title"] == "A small chapter"
     assert tags["og:site_name"] == yaml.safe_load((ROOT / "_config.yml").read_text())["title"]
     assert tags["og:url"] == f"{PUBLISHED}book/01_small.html"
@@ -92,7 +109,9 @@ def test_the_sitemap_lists_the_pages(small_book):
 
 
 def test_another_address_of_the_pages_can_be_given():
-    config = SimpleNamespace(html_theme_options={"repository_url": ELSEWHERE}, html_baseurl="", html_title="p")
+    config = SimpleNamespace(
+        html_theme_options={"repository_url": ELSEWHERE}, html_baseurl="", html_title="p"
+    )
     tool("pages").set_addresses(None, config)
     assert config.html_baseurl == config.ogp_site_url == "https://some-one.github.io/another.book/"
     config.html_baseurl = "https://book.example.org/"
@@ -102,24 +121,37 @@ def test_another_address_of_the_pages_can_be_given():
 
 def test_the_glossary_is_one_and_its_terms_are_linked():
     text = (ROOT / "book" / "appendix" / "glossary.md").read_text()
-    terms = {term.strip() for line in re.findall(r"(?m)^(\S.*)\n  \S", text) for term in line.split("\n")}
+    terms = {
+        term.strip() for line in re.findall(r"(?m)^(\S.*)\n  \S", text) for term in line.split("\n")
+    }
     assert "```{glossary}" in text
     assert len(terms) > 30
     used = [
         (path.name, re.sub(r".*<(.*)>", r"\1", name))
-        for path in [*(ROOT / "book" / "src").glob("*.md"), *(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*/*.md")]
+        for path in [
+            *(ROOT / "book" / "src").glob("*.md"),
+            *(ROOT / "book").glob("*.md"),
+            *(ROOT / "book").glob("*/*.md"),
+        ]
         for name in re.findall(r"\{term\}`([^`]+)`", path.read_text())
     ]
     assert used
     assert {name for _, name in used} <= terms
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: `make browser` installs it where it may")
+@pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on this machine: `make browser` installs it where it may"
+)
 def test_the_book_is_printed_as_one_pdf(small_book, tmp_path):
     from pypdf import PdfReader
 
     out = tmp_path / "book.pdf"
-    command = [sys.executable, str(ROOT / "book" / "tools" / "pdf.py"), str(small_book.parents[1]), str(out)]
+    command = [
+        sys.executable,
+        str(ROOT / "book" / "tools" / "pdf.py"),
+        str(small_book.parents[1]),
+        str(out),
+    ]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     pdf = PdfReader(out)
@@ -127,7 +159,12 @@ def test_the_book_is_printed_as_one_pdf(small_book, tmp_path):
     text = " ".join(page.extract_text() for page in pdf.pages)
     assert "witness: True" in text
     assert "A solution that was folded" in text
-    targets = {a["/A"].get("/URI") for page in pdf.pages for a in (b.get_object() for b in page.get("/Annots", [])) if "/A" in a}
+    targets = {
+        a["/A"].get("/URI")
+        for page in pdf.pages
+        for a in (b.get_object() for b in page.get("/Annots", []))
+        if "/A" in a
+    }
     assert f"{PUBLISHED}book/01_small.html" in targets
     assert not any("127.0.0.1" in str(target) for target in targets)
     assert not list(tmp_path.glob("*.tmp"))

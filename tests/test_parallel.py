@@ -29,7 +29,14 @@ from asintrovae.running.processes import run_processes
 from asintrovae.theory.networks import conv_autoencoder, conv_gan
 from asintrovae.theory.objectives import Noise
 
-IMAGES = {"dataset": "mnist-subset", "widths": (2, 4), "latent_dim": 3, "iterations": 6, "warmup": 1, "batch_size": 8}
+IMAGES = {
+    "dataset": "mnist-subset",
+    "widths": (2, 4),
+    "latent_dim": 3,
+    "iterations": 6,
+    "warmup": 1,
+    "batch_size": 8,
+}
 IMAGES["channels_last"] = False  # another order of the same sums
 B, n = 6, 3
 
@@ -51,7 +58,10 @@ def in_group(rank, count, function, folder):
 def posteriors():
     """Leaf tensors of two batches of posteriors, (2, B, n) each: means and log-variances."""
     generator = torch.Generator().manual_seed(3)
-    return [torch.randn(2, B, n, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2)]
+    return [
+        torch.randn(2, B, n, generator=generator, dtype=torch.float64).requires_grad_()
+        for _ in range(2)
+    ]
 
 
 def distances():
@@ -72,7 +82,10 @@ def distances():
 def phases():
     """Loss, terms, gradients and BatchNorm statistics of every phase on a convolutional model, in float64."""
     generator = torch.Generator().manual_seed(5)
-    images, drawn = torch.rand(B, 1, 8, 8, generator=generator).double(), Noise.draw(B, n, generator)
+    images, drawn = (
+        torch.rand(B, 1, 8, 8, generator=generator).double(),
+        Noise.draw(B, n, generator),
+    )
     torch.manual_seed(0)
     model = conv_autoencoder((1, 8, 8), n, (3, 4)).double()
     found = []
@@ -92,7 +105,9 @@ def phases():
             values = [loss.detach().clone(), *(term.detach().clone() for term in terms.values())]
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
             average_([*values, *gradients])
-            found.append([*values, *gradients, *(buffer.clone().double() for buffer in model.buffers())])
+            found.append(
+                [*values, *gradients, *(buffer.clone().double() for buffer in model.buffers())]
+            )
     return found
 
 
@@ -115,7 +130,10 @@ def test_the_mean_over_shares_is_not_the_distance():
     """What a process would compute without the gather; the test above could not pass with it."""
     q_r, q_g = (Gaussian(*leaf) for leaf in posteriors())
     whole = as_distance(q_r.mean, q_r.var, q_g.mean, q_g.var)
-    halves = [as_distance(q_r.mean[s], q_r.var[s], q_g.mean[s], q_g.var[s]) for s in (slice(B // 2), slice(B // 2, B))]
+    halves = [
+        as_distance(q_r.mean[s], q_r.var[s], q_g.mean[s], q_g.var[s])
+        for s in (slice(B // 2), slice(B // 2, B))
+    ]
     assert abs(sum(halves) / 2 - whole) > 0.1 * whole
 
 
@@ -139,10 +157,25 @@ def test_a_run_of_two_processes_is_that_of_one(tmp_path, model_name):
 def test_a_killed_run_of_two_processes_goes_on_from_papermill(tmp_path):
     """Papermill is killed; kernel and processes must end by themselves, or they would write beside the next ones."""
     run_dir = tmp_path / "run"
-    small = {**IMAGES, "model": "soft_intro", "iterations": 40, "log_every": 10, "checkpoint_every": 5, "evaluation_samples": 20}
+    small = {
+        **IMAGES,
+        "model": "soft_intro",
+        "iterations": 40,
+        "log_every": 10,
+        "checkpoint_every": 5,
+        "evaluation_samples": 20,
+    }
     parameters = json.dumps({**small, "devices": 2, "device": "cpu", "run_dir": str(run_dir)})
     notebook = str(ROOT / "book" / "training" / "images.ipynb")
-    command = [sys.executable, "-m", "papermill", notebook, str(tmp_path / "out.ipynb"), "-y", parameters]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        notebook,
+        str(tmp_path / "out.ipynb"),
+        "-y",
+        parameters,
+    ]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, **quiet) as first:
         deadline = time.monotonic() + 120
@@ -160,12 +193,16 @@ def test_a_killed_run_of_two_processes_goes_on_from_papermill(tmp_path):
     assert together.record["config"]["devices"] == 2
     config = together.config.model_copy(update={"devices": 1, "run_dir": str(tmp_path / "alone")})
     data, model, objective = build(config)
-    for row, other in zip(train(model, objective, data, config).history, together.history, strict=True):
+    for row, other in zip(
+        train(model, objective, data, config).history, together.history, strict=True
+    ):
         assert list(other.values()) == pytest.approx(list(row.values()), rel=1e-2)
 
 
 @pytest.mark.parametrize(("count", "stopped"), [(1, 4), (2, 10)])
-def test_processes_ask_each_other_whether_to_stop_every_tenth_iteration(tmp_path, monkeypatch, count, stopped):
+def test_processes_ask_each_other_whether_to_stop_every_tenth_iteration(
+    tmp_path, monkeypatch, count, stopped
+):
     """Each time costs a wait for the device. One process alone stops at once."""
     config = tiny_config(tmp_path, iterations=25, log_every=25, checkpoint_every=25)
     data, model, objective = build(config)
@@ -176,7 +213,9 @@ def test_processes_ask_each_other_whether_to_stop_every_tenth_iteration(tmp_path
         return {"loss": torch.zeros(())}
 
     monkeypatch.setattr("asintrovae.running.loop.world", lambda: (0, count))
-    monkeypatch.setattr("asintrovae.running.loop.largest", lambda number, _: asked.append(number) or number)
+    monkeypatch.setattr(
+        "asintrovae.running.loop.largest", lambda number, _: asked.append(number) or number
+    )
     monkeypatch.setattr(loop, "iterate", iterate)
     monkeypatch.setattr(loop, "save", lambda done, at_once: saved.append(done) or True)
     loop.run("asked")
@@ -185,8 +224,13 @@ def test_processes_ask_each_other_whether_to_stop_every_tenth_iteration(tmp_path
 
 
 def test_a_process_that_fails_says_why(tmp_path):
-    config = tiny_config(tmp_path, dataset="mnist", data_dir=str(tmp_path / "none"), devices=2, widths=(2, 4))
-    with pytest.raises(RuntimeError, match=r"devices=2: a process failed; (.|\n)*FileNotFoundError: dataset='mnist' not found"):
+    config = tiny_config(
+        tmp_path, dataset="mnist", data_dir=str(tmp_path / "none"), devices=2, widths=(2, 4)
+    )
+    with pytest.raises(
+        RuntimeError,
+        match=r"devices=2: a process failed; (.|\n)*FileNotFoundError: dataset='mnist' not found",
+    ):
         run_processes(config)
 
 
@@ -202,7 +246,10 @@ def test_another_run_is_refused_before_processes_start(tmp_path, monkeypatch):
 def test_an_objective_that_the_parameters_do_not_describe_is_refused(tmp_path):
     config = tiny_config(tmp_path, model="soft_intro", devices=2)
     data, model, objective = build(config)
-    with pytest.raises(ParameterError, match=r"devices=2: processes build 'soft_intro' from the parameters, not .*beta_neg=500"):
+    with pytest.raises(
+        ParameterError,
+        match=r"devices=2: processes build 'soft_intro' from the parameters, not .*beta_neg=500",
+    ):
         train(model, dataclasses.replace(objective, beta_neg=500.0), data, config)
 
 
@@ -210,7 +257,10 @@ def test_an_objective_that_the_parameters_do_not_describe_is_refused(tmp_path):
     ("parameters", "message"),
     [
         ({"devices": 3}, "devices=3 cannot share batch_size=32 equally"),
-        ({"devices": 2, "device": "cuda:1"}, "device='cuda:1' is one GPU, but devices=2; use device='cuda'"),
+        (
+            {"devices": 2, "device": "cuda:1"},
+            "device='cuda:1' is one GPU, but devices=2; use device='cuda'",
+        ),
         ({"channels_last": True}, "channels_last=True is for images, but dataset='8gaussians'"),
         ({"precision": "fp16"}, "precision='fp16': must be '32-true' or 'bf16-mixed'"),
     ],
@@ -229,20 +279,36 @@ def test_more_processes_than_gpus_are_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("model_name", MODELS)
 @pytest.mark.parametrize(
-    ("how", "tolerance"), [({"channels_last": True}, 1e-3), ({"precision": "bf16-mixed"}, 0.1), ({"compile": True}, 1e-3)]
+    ("how", "tolerance"),
+    [
+        ({"channels_last": True}, 1e-3),
+        ({"precision": "bf16-mixed"}, 0.1),
+        ({"compile": True}, 1e-3),
+    ],
 )
-def test_how_a_run_is_computed_changes_rounding_only(tmp_path, monkeypatch, model_name, how, tolerance):
-    compile_without_code = Mock(side_effect=partial(torch.compile, backend="aot_eager"))  # inductor's code takes a minute
+def test_how_a_run_is_computed_changes_rounding_only(
+    tmp_path, monkeypatch, model_name, how, tolerance
+):
+    compile_without_code = Mock(
+        side_effect=partial(torch.compile, backend="aot_eager")
+    )  # inductor's code takes a minute
     monkeypatch.setattr(torch, "compile", compile_without_code)
-    small, histories = {**IMAGES, "model": model_name, "c": 0.5, "iterations": 3, "log_every": 1}, []
+    small, histories = (
+        {**IMAGES, "model": model_name, "c": 0.5, "iterations": 3, "log_every": 1},
+        [],
+    )
     for name, parameters in (("plain", {}), ("other", how)):
         config = tiny_config(tmp_path / name, **{**small, **parameters})
         data, model, objective = build(config)
         histories.append(train(model, objective, data, config).history)
     for row, other in zip(*histories, strict=True):
-        assert list(other.values()) == pytest.approx(list(row.values()), rel=tolerance, abs=tolerance)
+        assert list(other.values()) == pytest.approx(
+            list(row.values()), rel=tolerance, abs=tolerance
+        )
     assert compile_without_code.call_count == (2 if "compile" in how else 0)
-    assert ("precision" in how) == (histories[0][0] != pytest.approx(histories[1][0], rel=1e-5, abs=1e-6))
+    assert ("precision" in how) == (
+        histories[0][0] != pytest.approx(histories[1][0], rel=1e-5, abs=1e-6)
+    )
 
 
 @pytest.mark.parametrize("make", [conv_autoencoder, conv_gan])
@@ -250,7 +316,10 @@ def test_what_leaves_a_network_under_autocast_is_float32(make):
     model = make((1, 8, 8), n, (3, 4))
     with torch.autocast("cpu", torch.bfloat16):
         image = model.decode(torch.zeros(2, n))
-        outputs = [image, *(model.encode(image) if make is conv_autoencoder else [model.critic(image)])]
+        outputs = [
+            image,
+            *(model.encode(image) if make is conv_autoencoder else [model.critic(image)]),
+        ]
         inner = next(iter(model.children()))[0](image)
     assert {output.dtype for output in outputs} == {torch.float32}
     assert inner.dtype == torch.bfloat16

@@ -33,7 +33,9 @@ def test_public_names_are_these():
 
 def test_signatures_are_those_of_the_book():
     a, var = torch.zeros(3, 2), torch.ones(3, 2)
-    gram = asintrovae.expected_likelihood_kernel(a, var, a[:2], var[:2], weight="prior", reduction="mean", log=True)
+    gram = asintrovae.expected_likelihood_kernel(
+        a, var, a[:2], var[:2], weight="prior", reduction="mean", log=True
+    )
     assert gram.shape == (3, 2)
     assert asintrovae.as_distance(a, var, a, var, kernel="product", estimator="u").shape == ()
     assert asintrovae.kl_to_standard_normal(a, a).shape == (3,)
@@ -56,11 +58,17 @@ def resolve(name: str) -> object:
 def test_every_name_of_the_notation_page_exists():
     symbols = (ROOT / "book" / "notation.md").read_text().split("\n## ")[1]
     rows = [line for line in symbols.splitlines() if line.startswith("|")][2:]
-    names = [name for row in rows for name in re.findall(r"`([^`]+)`", row.replace(r"\|", "").split("|")[4])]
+    names = [
+        name
+        for row in rows
+        for name in re.findall(r"`([^`]+)`", row.replace(r"\|", "").split("|")[4])
+    ]
     assert len(names) > 15
     trees = [ast.parse(path.read_text()) for path in (ROOT / "asintrovae").rglob("*.py")]
     nodes = [node for tree in trees for node in ast.walk(tree)]
-    used = {node.arg for node in nodes if isinstance(node, ast.arg)} | {n.id for n in nodes if isinstance(n, ast.Name)}
+    used = {node.arg for node in nodes if isinstance(node, ast.arg)} | {
+        n.id for n in nodes if isinstance(n, ast.Name)
+    }
     for name in names:
         if name.startswith("torch."):
             resolve(name)
@@ -71,7 +79,11 @@ def test_every_name_of_the_notation_page_exists():
 
 
 def test_environment_and_constraints_pin_the_same_versions():
-    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pins = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     by_pip = next(item["pip"] for item in environment["dependencies"] if isinstance(item, dict))
     assert by_pip == [*pins, "-e ."]
@@ -84,7 +96,11 @@ ROWS = ("mnist", "cifar10", "celeba128", "celeba256", "oxford")  # of the image 
 
 def parameters(*names):
     """As papermill reads several files: the later one wins."""
-    return {key: value for name in names for key, value in yaml.safe_load((PARAMS / f"{name}.yaml").read_text()).items()}
+    return {
+        key: value
+        for name in names
+        for key, value in yaml.safe_load((PARAMS / f"{name}.yaml").read_text()).items()
+    }
 
 
 @pytest.mark.parametrize("path", sorted(PARAMS.glob("*.yaml")), ids=lambda p: p.stem)

@@ -53,8 +53,17 @@ def strays(root, url):
     """(file, owner/name) wherever another repository is named than url and those of others."""
     wanted = {url.removeprefix("https://github.com/"), *OTHERS}
     own = Path("tests") / Path(__file__).name
-    texts = {path.relative_to(root): text for path, text in repository.texts(root).items() if path.relative_to(root) != own}
-    return {(str(path), name) for path, text in texts.items() for name in NAMED.findall(text) if name not in wanted}
+    texts = {
+        path.relative_to(root): text
+        for path, text in repository.texts(root).items()
+        if path.relative_to(root) != own
+    }
+    return {
+        (str(path), name)
+        for path, text in texts.items()
+        for name in NAMED.findall(text)
+        if name not in wanted
+    }
 
 
 def test_no_file_names_another_repository():
@@ -71,7 +80,9 @@ def test_every_notebook_opens_in_colab_and_installs_from_there(path):
     (badge,) = re.findall(r"\[!\[[^\]]{20,}\]\((\S+colab\.svg)\)\]\((\S+)\)", text)
     assert badge[1] == link
     assert (ROOT / "book" / page).parent.joinpath(badge[0]).resolve().is_file()
-    (cell,) = [cell for cell in jupytext.read(path).cells if "setup" in cell.metadata.get("tags", [])]
+    (cell,) = [
+        cell for cell in jupytext.read(path).cells if "setup" in cell.metadata.get("tags", [])
+    ]
     assert f"%pip install -q git+{CONFIG['url']}\n" in cell.source
 
 
@@ -84,11 +95,15 @@ def test_the_project_moves_by_one_command_and_stored_outputs_stay(copy):
     assert repository.configured(copy) == ELSEWHERE
     assert strays(copy, ELSEWHERE) == set()
     changed = {path for path, text in repository.texts(copy).items() if text != before[path]}
-    assert {copy / name for name in ("_config.yml", "README.md", "CITATION.cff", "pyproject.toml")} | set(notebooks) <= changed
+    assert {
+        copy / name for name in ("_config.yml", "README.md", "CITATION.cff", "pyproject.toml")
+    } | set(notebooks) <= changed
     assert f"{len(changed)} files name {ELSEWHERE}" in result.stdout
     for path in notebooks:
         old, new = json.loads(before[path]), json.loads(path.read_text())
-        assert [cell.get("outputs") for cell in old["cells"]] == [cell.get("outputs") for cell in new["cells"]]
+        assert [cell.get("outputs") for cell in old["cells"]] == [
+            cell.get("outputs") for cell in new["cells"]
+        ]
         original = nbformat.read(ROOT / path.relative_to(copy), as_version=4)
         assert here.fingerprint(nbformat.read(path, as_version=4)) == execute.fingerprint(original)
     back = subprocess.run([*command, CONFIG["url"]], capture_output=True, text=True)
@@ -107,14 +122,28 @@ def test_code_that_changes_makes_a_chapter_stale():
 
 
 @pytest.mark.parametrize(
-    "url", ["", "asintrovae", "http://github.com/a/b", "https://gitlab.com/a/b", f"{ELSEWHERE}/", f"{ELSEWHERE}.git"]
+    "url",
+    [
+        "",
+        "asintrovae",
+        "http://github.com/a/b",
+        "https://gitlab.com/a/b",
+        f"{ELSEWHERE}/",
+        f"{ELSEWHERE}.git",
+    ],
 )
 def test_an_address_of_no_use_is_refused_and_nothing_changes(copy, url):
     before = repository.texts(copy)
-    with pytest.raises(ValueError, match=re.escape(f"URL={url!r} is not https://github.com/OWNER/NAME")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"URL={url!r} is not https://github.com/OWNER/NAME")
+    ):
         repository.move(url, copy)
     assert repository.texts(copy) == before
-    result = subprocess.run([sys.executable, str(copy / "book/tools/repository.py"), url], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, str(copy / "book/tools/repository.py"), url],
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
 
@@ -125,7 +154,10 @@ def test_an_address_of_no_use_is_refused_and_nothing_changes(copy, url):
         ("git+https://github.com/a/b", "git+https://github.com/c/d"),
         ("(https://github.com/a/b.git)", "(https://github.com/c/d.git)"),
         ("See github.com/a/b.", "See github.com/c/d."),
-        ("https://colab.research.google.com/github/a/b/blob", "https://colab.research.google.com/github/c/d/blob"),
+        (
+            "https://colab.research.google.com/github/a/b/blob",
+            "https://colab.research.google.com/github/c/d/blob",
+        ),
         ("https://github.com/a/b-more github.com/a/b.js github.com/x/a/b a/b", None),
     ],
 )

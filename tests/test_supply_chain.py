@@ -28,22 +28,51 @@ spec = importlib.util.spec_from_file_location("pins", ROOT / "book" / "tools" / 
 pins = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(pins)
 MANIFEST = yaml.safe_load(pins.MANIFEST.read_text())
-BROWSER = {".js", ".mjs", ".css", ".map", ".wasm", ".woff", ".woff2", ".ttf", ".otf", ".eot", ".svg", ".html"}
-LINUX = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "python_version": "3.11"}
-LINUX |= {"python_full_version": "3.11.4", "platform_machine": "x86_64", "implementation_name": "cpython"}
+BROWSER = {
+    ".js",
+    ".mjs",
+    ".css",
+    ".map",
+    ".wasm",
+    ".woff",
+    ".woff2",
+    ".ttf",
+    ".otf",
+    ".eot",
+    ".svg",
+    ".html",
+}
+LINUX = {
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+    "os_name": "posix",
+    "python_version": "3.11",
+}
+LINUX |= {
+    "python_full_version": "3.11.4",
+    "platform_machine": "x86_64",
+    "implementation_name": "cpython",
+}
 LINUX |= {"platform_python_implementation": "CPython"}
 
 
 def pinned():
     """Canonical name -> version, from constraints.txt."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return {canonicalize_name(name): number for name, number in (line.split("==") for line in lines if not line.startswith("#"))}
+    return {
+        canonicalize_name(name): number
+        for name, number in (line.split("==") for line in lines if not line.startswith("#"))
+    }
 
 
 def tracked():
     """The files of the project, those that git does not ignore included before they are committed."""
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.splitlines()
     return sorted(path for path in listed if (ROOT / path).is_file())
 
@@ -52,8 +81,14 @@ def declared():
     """Every requirement that pyproject.toml names, those of the extras and of the build included."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"].values()
-    lines = [*project["build-system"]["requires"], *project["project"]["dependencies"], *(line for e in extras for line in e)]
-    return [requirement for requirement in map(Requirement, lines) if requirement.name != "asintrovae"]
+    lines = [
+        *project["build-system"]["requires"],
+        *project["project"]["dependencies"],
+        *(line for e in extras for line in e),
+    ]
+    return [
+        requirement for requirement in map(Requirement, lines) if requirement.name != "asintrovae"
+    ]
 
 
 def test_every_declared_requirement_is_pinned_to_a_version_it_allows():
@@ -62,7 +97,9 @@ def test_every_declared_requirement_is_pinned_to_a_version_it_allows():
     for requirement in declared():
         name = canonicalize_name(requirement.name)
         assert name in found, f"{requirement.name} is not pinned: make constraints"
-        assert requirement.specifier.contains(found[name]), f"{requirement} is pinned to {found[name]}"
+        assert requirement.specifier.contains(found[name]), (
+            f"{requirement} is pinned to {found[name]}"
+        )
 
 
 # Beside the base: the modules that an extra is for.
@@ -102,7 +139,9 @@ def third_party(path):
             names = [alias.name for alias in node.names]
         else:
             names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-        yield from {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"asintrovae"}
+        yield from (
+            {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"asintrovae"}
+        )
 
 
 def test_the_wheel_requires_what_its_modules_import(wheel):
@@ -115,7 +154,9 @@ def test_the_wheel_requires_what_its_modules_import(wheel):
         for name in third_party(path):
             extra = [extra for extra, own in OF_EXTRA.items() if own & {module, name}]
             allowed = needs[""].union(*(needs[extra] for extra in extra))
-            brought = {canonicalize_name(distribution) for distribution in DISTRIBUTIONS.get(name, [name])}
+            brought = {
+                canonicalize_name(distribution) for distribution in DISTRIBUTIONS.get(name, [name])
+            }
             assert brought & allowed, f"{module} imports {name}, which the wheel does not require"
             seen.add(name)
     assert {"torch", "yaml", "torch_fidelity", "dask"} <= seen
@@ -128,7 +169,10 @@ def test_the_wheel_says_that_it_has_types(wheel):
 def test_what_they_require_is_pinned_too():
     """Followed through what is installed here, as on Linux with the Python of the pins."""
     found, seen = pinned(), set()
-    todo = [(canonicalize_name(requirement.name), frozenset(requirement.extras)) for requirement in declared()]
+    todo = [
+        (canonicalize_name(requirement.name), frozenset(requirement.extras))
+        for requirement in declared()
+    ]
     while todo:
         name, extras = todo.pop()
         if (name, extras) in seen or name == "torch":  # torch pins its own, others on each platform
@@ -143,7 +187,9 @@ def test_what_they_require_is_pinned_too():
                 requirement.marker.evaluate({**LINUX, "extra": extra}) for extra in extras | {""}
             )
             if needed:
-                assert canonicalize_name(requirement.name) in found, f"{name} needs {requirement}: make constraints"
+                assert canonicalize_name(requirement.name) in found, (
+                    f"{name} needs {requirement}: make constraints"
+                )
                 todo.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
     assert len(seen) > 60
 
@@ -151,7 +197,11 @@ def test_what_they_require_is_pinned_too():
 def test_conda_and_pip_pin_the_same():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
     assert pip == [*lines, "-e ."]
     assert (ROOT / "environment.yml").read_text() == pins.environment(lines)
 
@@ -171,13 +221,17 @@ def test_files_for_a_browser_in_the_repository_are_own_or_listed():
     found = [path for path in tracked() if os.path.splitext(path)[1] in BROWSER]
     unknown = set(found) - set(MANIFEST["own"]) - set(listed)
     assert not unknown, f"list in book/browser_files.yml, as own or as vendored: {sorted(unknown)}"
-    assert set(MANIFEST["own"]) | set(listed) <= set(found), "book/browser_files.yml lists what is not there"
+    assert set(MANIFEST["own"]) | set(listed) <= set(found), (
+        "book/browser_files.yml lists what is not there"
+    )
     for path, entry in listed.items():
         assert entry.keys() == {"name", "version", "licence", "source", "file", "sha256"}
         assert entry["sha256"] == pins.hashlib.sha256((ROOT / path).read_bytes()).hexdigest(), path
     for path in MANIFEST["own"]:
         text = (ROOT / path).read_text()
-        assert not re.search(r"@license|@preserve|^/\*!", text, re.MULTILINE), f"{path} bears the licence of someone else"
+        assert not re.search(r"@license|@preserve|^/\*!", text, re.MULTILINE), (
+            f"{path} bears the licence of someone else"
+        )
         assert max(map(len, text.splitlines())) < 1000, f"{path} is minified: it is not edited here"
 
 
@@ -195,14 +249,18 @@ def test_what_packages_bring_to_the_browser_is_as_listed(component):
     else:
         texts = (path.read_text() for path in paths if path.suffix in {".js", ".css", ".txt"})
         said = re.compile(rf"(v|VERSION=\"|Free ){re.escape(component['version'])}\b")
-        assert any(said.search(text) for text in texts), f"no file says that it is of version {component['version']}"
+        assert any(said.search(text) for text in texts), (
+            f"no file says that it is of version {component['version']}"
+        )
 
 
 @pytest.mark.xdist_group("small_book")
 def test_the_built_pages_bring_nothing_that_is_not_listed(small_book):
     """Byte for byte: each file is one of ours, of a listed package, or named as written for this build."""
     own = {(ROOT / path).read_bytes() for path in MANIFEST["own"]}
-    theirs = {path.read_bytes() for component in MANIFEST["packages"] for path in pins.brought(component)}
+    theirs = {
+        path.read_bytes() for component in MANIFEST["packages"] for path in pins.brought(component)
+    }
     built = [path for path in (small_book / "_static").rglob("*") if path.suffix in BROWSER]
     assert len(built) > 100
     for path in built:
@@ -218,12 +276,22 @@ def test_nothing_is_fetched_without_a_checksum():
     calls = []
     for path in sorted((ROOT / "asintrovae").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and re.search(rf"\b({FETCHERS})$", ast.unparse(node.func)):
+            if isinstance(node, ast.Call) and re.search(
+                rf"\b({FETCHERS})$", ast.unparse(node.func)
+            ):
                 calls.append(ast.unparse(node))
                 given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-                checked = given.get("check_hash") == "True" or given.keys() & {"md5", "hash_prefix", "sha256"}
-                assert checked, f"{path.name}:{node.lineno} fetches without a checksum: {ast.unparse(node)}"
-        assert not re.search(r"\b(import|from) (urllib|requests|httpx|aiohttp|http|ftplib)\b", path.read_text()), path
+                checked = given.get("check_hash") == "True" or given.keys() & {
+                    "md5",
+                    "hash_prefix",
+                    "sha256",
+                }
+                assert checked, (
+                    f"{path.name}:{node.lineno} fetches without a checksum: {ast.unparse(node)}"
+                )
+        assert not re.search(
+            r"\b(import|from) (urllib|requests|httpx|aiohttp|http|ftplib)\b", path.read_text()
+        ), path
         assert not re.search(r"\bsocket\.(?!gethostname\b)", path.read_text()), path
     assert calls, "the weights of FID are fetched somewhere"
 
@@ -247,7 +315,9 @@ def test_data_sets_are_fetched_with_checksums():
                     patch.setattr(module, function, note, raising=False)
             with pytest.raises(KeyboardInterrupt):
                 fetch(ROOT / "_build" / "nowhere", True)
-        assert any(re.fullmatch(r"[0-9a-f]{32}", str(value)) for value in asked[0]), f"{name} is fetched without a checksum"
+        assert any(re.fullmatch(r"[0-9a-f]{32}", str(value)) for value in asked[0]), (
+            f"{name} is fetched without a checksum"
+        )
 
 
 def test_licences_of_the_embedded_data_are_stated():
@@ -255,5 +325,9 @@ def test_licences_of_the_embedded_data_are_stated():
         text = (ROOT / "data" / folder / "README.md").read_text()
         assert re.search(r"CC.?BY|MIT|licen[cs]e", text, re.IGNORECASE), folder
         sums = (ROOT / "data" / folder / "SHA256SUMS").read_text().split()
-        binary = {p.name for p in (ROOT / "data" / folder).iterdir() if fnmatch(p.name, "*.gz") or p.suffix == ".safetensors"}
+        binary = {
+            p.name
+            for p in (ROOT / "data" / folder).iterdir()
+            if fnmatch(p.name, "*.gz") or p.suffix == ".safetensors"
+        }
         assert binary == set(sums[1::2])

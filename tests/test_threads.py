@@ -94,7 +94,9 @@ def test_a_process_on_one_processor_computes_with_one_thread():
         "print(processors(), threads_for(RunConfig(dataset='mnist', latent_dim=8, batch_size=512)))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+    )
     assert done.stdout == "1 1\n"
 
 

@@ -26,7 +26,10 @@ def test_density_integrates_to_one_and_is_the_one_sampled(name, generator):
     cells = 2000
     axis = low + (torch.arange(cells, dtype=torch.float64) + 0.5) * (high - low) / cells
     grid = torch.cartesian_prod(axis, axis)
-    mass = torch.cat([density.log_density(part).exp() for part in grid.split(500_000)]) * ((high - low) / cells) ** 2
+    mass = (
+        torch.cat([density.log_density(part).exp() for part in grid.split(500_000)])
+        * ((high - low) / cells) ** 2
+    )
     assert math.isclose(mass.sum(), 1, abs_tol=3e-3)
     # The share of draws in each of 8 x 8 windows against the integral of the density there.
     expected = mass.reshape(8, cells // 8, 8, cells // 8).sum((1, 3))

@@ -38,9 +38,15 @@ def weights(model):
 
 @pytest.mark.parametrize("model_name", MODELS)
 def test_the_same_seed_gives_the_same_run_and_another_another(tmp_path, model_name):
-    results = [run(tiny_config(tmp_path / str(i), model=model_name, seed=seed)) for i, seed in enumerate((0, 0, 1))]
+    results = [
+        run(tiny_config(tmp_path / str(i), model=model_name, seed=seed))
+        for i, seed in enumerate((0, 0, 1))
+    ]
     assert results[0][0].history == results[1][0].history != results[2][0].history
-    assert all(torch.equal(a, b) for a, b in zip(*(weights(m).values() for _, m in results[:2]), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(*(weights(m).values() for _, m in results[:2]), strict=True)
+    )
 
 
 def test_recorded_samples_are_the_generated_points_to_three_digits(tmp_path):
@@ -55,8 +61,17 @@ def test_recorded_samples_are_the_generated_points_to_three_digits(tmp_path):
 @pytest.mark.parametrize("model_name", MODELS)
 @pytest.mark.parametrize("dataset", ["8gaussians", "mnist-subset"])
 def test_an_interrupted_run_resumes_bitwise(tmp_path, monkeypatch, model_name, dataset):
-    small = {"model": model_name, "dataset": dataset, "widths": (4, 4), "iterations": 6, "checkpoint_every": 2, "log_every": 1}
-    small["channels_last"] = dataset == "mnist-subset"  # weights that lie in memory in another order than in the file
+    small = {
+        "model": model_name,
+        "dataset": dataset,
+        "widths": (4, 4),
+        "iterations": 6,
+        "checkpoint_every": 2,
+        "log_every": 1,
+    }
+    small["channels_last"] = (
+        dataset == "mnist-subset"
+    )  # weights that lie in memory in another order than in the file
     whole, _ = run(tiny_config(tmp_path / "whole", **small, ema=0.9))
     config = tiny_config(tmp_path / "parts", **small, ema=0.9)
 
@@ -88,7 +103,8 @@ def test_the_optimiser_is_adam_to_rounding():
     models[1].load_state_dict(models[0].state_dict())
     config = RunConfig(learning_rate=0.01, adam_betas=(0.5, 0.9))
     plain = {
-        name: torch.optim.Adam(half.parameters(), 0.01, (0.5, 0.9), fused=False) for name, half in models[1].named_children()
+        name: torch.optim.Adam(half.parameters(), 0.01, (0.5, 0.9), fused=False)
+        for name, half in models[1].named_children()
     }
     for optimizers, model in zip((build_optimizers(models[0], config), plain), models, strict=True):
         for i in range(20):
@@ -111,7 +127,9 @@ def test_the_evaluated_weights_are_the_average_and_training_those_without(tmp_pa
     expected = {name: tensor for name, tensor in weights(model).items() if name.startswith(half)}
     for i in range(4):
         loop.iterate(i)
-        expected = {name: 0.75 * mean + 0.25 * weights(model)[name] for name, mean in expected.items()}
+        expected = {
+            name: 0.75 * mean + 0.25 * weights(model)[name] for name, mean in expected.items()
+        }
     trained, averaged = weights(model), run(tiny_config(tmp_path / "ema", **small, ema=0.75))[1]
     for name, tensor in weights(averaged).items():
         torch.testing.assert_close(tensor, expected.get(name, trained[name]))
@@ -121,15 +139,28 @@ def test_the_evaluated_weights_are_the_average_and_training_those_without(tmp_pa
 
 def test_statistics_for_evaluation_do_not_touch_training(tmp_path):
     """However often checkpoints are saved; the same seed then ends in the same weights and is evaluated alike."""
-    small = {"model": "soft_intro", "dataset": "mnist-subset", "widths": (4,), "latent_dim": 2, "iterations": 4}
+    small = {
+        "model": "soft_intro",
+        "dataset": "mnist-subset",
+        "widths": (4,),
+        "latent_dim": 2,
+        "iterations": 4,
+    }
     small |= {"log_every": 1, "warmup": None}
-    often, seldom = (tiny_config(tmp_path / str(every), **small, checkpoint_every=every) for every in (1, 4))
+    often, seldom = (
+        tiny_config(tmp_path / str(every), **small, checkpoint_every=every) for every in (1, 4)
+    )
     (one, model), (other, other_model) = run(often), run(seldom)
     assert one.history == other.history
-    assert all(torch.equal(a, b) for a, b in zip(weights(model).values(), weights(other_model).values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(weights(model).values(), weights(other_model).values(), strict=True)
+    )
     data, _, _ = build(often)
     metrics = evaluate(model, data, often)
-    model.encode(model.decode(9 * torch.randn(8, 2)))  # the last fake batch of training, had it been another
+    model.encode(
+        model.decode(9 * torch.randn(8, 2))
+    )  # the last fake batch of training, had it been another
     assert evaluate(model, data, often) != metrics
     precise_batchnorm(dict(model.named_children()), data.batch, often.latent_dim, often.seed)
     assert evaluate(model, data, often) == metrics
@@ -138,7 +169,10 @@ def test_statistics_for_evaluation_do_not_touch_training(tmp_path):
 def test_a_run_dir_with_other_parameters_is_refused(tmp_path):
     run(tiny_config(tmp_path))
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
-    with pytest.raises(ParameterError, match=r"holds another run \(beta_kl 0.3 there, 0.7 here, seed 0 there, 1 here\)"):
+    with pytest.raises(
+        ParameterError,
+        match=r"holds another run \(beta_kl 0.3 there, 0.7 here, seed 0 there, 1 here\)",
+    ):
         run(tiny_config(tmp_path, beta_kl=0.7, seed=1))
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
@@ -147,7 +181,9 @@ def test_a_run_dir_with_another_objective_is_refused(tmp_path):
     config = tiny_config(tmp_path, model="soft_intro")
     data, model, objective = build(config)
     train(model, objective, data, config)
-    with pytest.raises(ParameterError, match=r"another run \(objective.beta_neg 0.9 there, 500 here\)"):
+    with pytest.raises(
+        ParameterError, match=r"another run \(objective.beta_neg 0.9 there, 500 here\)"
+    ):
         train(model, dataclasses.replace(objective, beta_neg=500), data, config)
 
 
@@ -162,7 +198,9 @@ def test_runs_are_read_from_the_home_folder(tmp_path, monkeypatch):
     assert list(load_records("~/runs")) == ["x"]
     assert load_samples("~/runs/x").shape == (5, 2)
     for read in (load_run, load_records, load_samples):
-        with pytest.raises(ParameterError, match=r"='~nobody-of-that-name': no home folder is known for"):
+        with pytest.raises(
+            ParameterError, match=r"='~nobody-of-that-name': no home folder is known for"
+        ):
             read("~nobody-of-that-name")
 
 
@@ -186,7 +224,9 @@ def test_a_run_begun_before_a_parameter_existed_goes_on(tmp_path, objective):
     run(tiny_config(tmp_path, model="vae", iterations=20))
     config = tiny_config(tmp_path, model="vae")
     assert set(load_checkpoint(tmp_path).meta["objective"]) == {*described(VAE())}
-    (tmp_path / "checkpoint.previous.safetensors").rename(tmp_path / "checkpoint.safetensors")  # of iteration 10
+    (tmp_path / "checkpoint.previous.safetensors").rename(
+        tmp_path / "checkpoint.safetensors"
+    )  # of iteration 10
     forget(tmp_path, "kl_annealing", objective)
     resumed, _ = run(config)
     assert resumed.history == whole.history
@@ -195,7 +235,10 @@ def test_a_run_begun_before_a_parameter_existed_goes_on(tmp_path, objective):
         run(tiny_config(tmp_path, model="vae", kl_annealing=0.5))
 
 
-@pytest.mark.parametrize("objective", ["VAE(beta_rec=0.2, beta_kl=500)", "<Own object at 0x7f>", "IntroVAE(beta_rec=0.2)"])
+@pytest.mark.parametrize(
+    "objective",
+    ["VAE(beta_rec=0.2, beta_kl=500)", "<Own object at 0x7f>", "IntroVAE(beta_rec=0.2)"],
+)
 def test_a_checkpoint_of_another_objective_is_refused_in_its_older_form(tmp_path, objective):
     run(tiny_config(tmp_path, model="vae"))
     forget(tmp_path, "kl_annealing", objective)
@@ -269,7 +312,9 @@ class Breaking:
 
         def loss(model, x, noise, progress):
             value, terms = phase.loss(model, x, noise, progress)
-            bad = torch.tensor(float("nan")) if round(progress * 20) == self.at else torch.tensor(0.0)
+            bad = (
+                torch.tensor(float("nan")) if round(progress * 20) == self.at else torch.tensor(0.0)
+            )
             return value + bad, {**terms, "kl": terms["kl"] + bad}
 
         return (Phase(phase.name, phase.learns, loss),)
@@ -284,7 +329,10 @@ def test_a_nan_stops_the_run_keeps_the_last_good_checkpoint_and_is_recorded(tmp_
     assert all(tensor.isfinite().all() for tensor in weights(model).values())
     record = save_record(config, result, evaluate(model, data, config))
     assert record["status"] == "diverged"
-    assert json.loads((tmp_path / "record.json").read_text())["diverged"] == {"iteration": 13, "term": "joint.kl"}
+    assert json.loads((tmp_path / "record.json").read_text())["diverged"] == {
+        "iteration": 13,
+        "term": "joint.kl",
+    }
     assert [row["iteration"] for row in load_run(tmp_path).history] == [5, 10]
 
 
@@ -294,7 +342,9 @@ def test_broken_weights_behind_finite_terms_are_never_saved(tmp_path):
 
     class Poisoned(type(data)):
         def batch(self, index):
-            if index == 9:  # after the last loss was seen to be finite, the step itself breaks the weights
+            if (
+                index == 9
+            ):  # after the last loss was seen to be finite, the step itself breaks the weights
                 model.decoder[-1].bias.register_hook(lambda g: g * float("nan"))
             return super().batch(index)
 
@@ -339,7 +389,10 @@ def test_a_recorded_run_loads_with_the_model_that_was_evaluated(tmp_path, model_
     record = save_record(config, result, evaluate(model, data, config))
     loaded = load_run(tmp_path)
     assert (loaded.config, loaded.record, loaded.history) == (config, record, result.history)
-    assert all(torch.equal(a, b) for a, b in zip(weights(model).values(), weights(loaded.model).values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(weights(model).values(), weights(loaded.model).values(), strict=True)
+    )
     for name in ("checkpoint.safetensors", "checkpoint.previous.safetensors"):
         (tmp_path / name).unlink()
     with warnings.catch_warnings():

@@ -31,7 +31,10 @@ from asintrovae.theory.distance import KERNELS
 from asintrovae.theory.objectives import Noise
 
 CHROMIUM = shutil.which("chromium")
-FOLDERS = {label: embedded(f"runs/training_frames/{label}-0") for label in ("vae", "intro", "soft_intro", "as_intro")}
+FOLDERS = {
+    label: embedded(f"runs/training_frames/{label}-0")
+    for label in ("vae", "intro", "soft_intro", "as_intro")
+}
 WIDGETS = {
     "kernel-explorer": KernelExplorer,
     "margin-game": MarginGame,
@@ -57,7 +60,10 @@ def browser():
 def page_of(widget, style="", times=1):
     """What a built page holds of a notebook with this widget: its state, its places, and the script that mounts it."""
     found = embed_data(views=[widget], drop_defaults=False)
-    state, view = (json.dumps(part).replace("</", "<\\/") for part in (found["manager_state"], found["view_specs"][0]))
+    state, view = (
+        json.dumps(part).replace("</", "<\\/")
+        for part in (found["manager_state"], found["view_specs"][0])
+    )
     script = (ROOT / "book" / "static" / "static_widgets.js").read_text()
     kind = "application/vnd.jupyter.widget-"
     return (
@@ -77,10 +83,17 @@ def show(browser, tmp_path):
         widget = WIDGETS[kind](**values)
         file = tmp_path / f"{kind}.html"
         file.write_text(page_of(widget, style, times), encoding="utf-8")
-        page = browser.new_page(viewport={"width": width, "height": 900}, reduced_motion=reduced_motion)
+        page = browser.new_page(
+            viewport={"width": width, "height": 900}, reduced_motion=reduced_motion
+        )
         page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda r: None if r.url.startswith((file.as_uri(), "blob:", "data:")) else wrong.append(r.url))
+        page.on(
+            "request",
+            lambda r: (
+                None if r.url.startswith((file.as_uri(), "blob:", "data:")) else wrong.append(r.url)
+            ),
+        )
         page.goto(file.as_uri())
         page.wait_for_function(f"document.querySelectorAll('.{kind} table').length === {times}")
         pages.append(page)
@@ -109,11 +122,17 @@ def cells(page):
 def log10(text):
     """Decimal logarithm of a number above 0 as the widgets write it."""
     mantissa, _, exponent = text.partition(" × 10")
-    return math.log10(float(mantissa)) + int(exponent.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")) or 0)
+    return math.log10(float(mantissa)) + int(
+        exponent.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")) or 0
+    )
 
 
 def number(text):
-    return 0.0 if text == "0" else math.copysign(10 ** log10(text.removeprefix("−")), -1 if text.startswith("−") else 1)
+    return (
+        0.0
+        if text == "0"
+        else math.copysign(10 ** log10(text.removeprefix("−")), -1 if text.startswith("−") else 1)
+    )
 
 
 def press(page, name, key, times=1):
@@ -129,8 +148,20 @@ DIGITS = 6e-4  # relative: four digits are shown
 
 STATES = [
     {},
-    {"mu_a": (0.3, -2.0), "var_a": (2.0, 0.35), "mu_b": (0.3, -2.0), "var_b": (2.0, 0.35), "n": 8},  # equal
-    {"mu_a": (-3.0, -3.0), "var_a": (0.05, 0.05), "mu_b": (3.0, 3.0), "var_b": (0.05, 0.05), "n": 256},  # no overlap
+    {
+        "mu_a": (0.3, -2.0),
+        "var_a": (2.0, 0.35),
+        "mu_b": (0.3, -2.0),
+        "var_b": (2.0, 0.35),
+        "n": 8,
+    },  # equal
+    {
+        "mu_a": (-3.0, -3.0),
+        "var_a": (0.05, 0.05),
+        "mu_b": (3.0, 3.0),
+        "var_b": (0.05, 0.05),
+        "n": 256,
+    },  # no overlap
     {"mu_a": (-3.0, 3.0), "var_a": (4.0, 4.0), "mu_b": (3.0, 3.0), "var_b": (0.05, 4.0), "n": 40},
     {"mu_a": (1.0, 1.0), "var_a": (0.05, 0.05), "mu_b": (1.05, 1.0), "var_b": (0.05, 0.05), "n": 2},
     {"mu_a": (3.0, 3.0), "var_a": (4.0, 4.0), "mu_b": (-3.0, -3.0), "var_b": (4.0, 4.0), "n": 128},
@@ -154,9 +185,13 @@ def test_kernels_are_those_of_the_package(show, state):
     a, b = (a_mean, a_var), (b_mean, b_var)
     for shown, (kernel, (weight, reduction)) in zip(cells(page), KERNELS.items(), strict=True):
         pairs = ((*a, *b), (*a, *a), (*b, *b))
-        logs = [expected_likelihood_kernel(*pair, weight, reduction, log=True).item() for pair in pairs]
+        logs = [
+            expected_likelihood_kernel(*pair, weight, reduction, log=True).item() for pair in pairs
+        ]
         assert found[kernel][:3] == pytest.approx(logs, rel=1e-12)
-        assert [log10(text) for text in shown[:3]] == pytest.approx([log / math.log(10) for log in logs], abs=DIGITS)
+        assert [log10(text) for text in shown[:3]] == pytest.approx(
+            [log / math.log(10) for log in logs], abs=DIGITS
+        )
         distance, log_distance = as_distance(*a, *b, kernel).item(), found[kernel][3]
         assert (shown[3] == "0") == (log_distance == -math.inf)
         if 1e-290 < distance < math.inf:
@@ -166,7 +201,9 @@ def test_kernels_are_those_of_the_package(show, state):
             assert log_distance == -math.inf
         else:  # beyond float64, where one of the three terms is all that counts
             assert max(logs[1:]) > logs[0] + 50
-            assert log_distance == pytest.approx(torch.tensor(logs[1:], dtype=torch.float64).logsumexp(0).item(), rel=1e-12)
+            assert log_distance == pytest.approx(
+                torch.tensor(logs[1:], dtype=torch.float64).logsumexp(0).item(), rel=1e-12
+            )
 
 
 def test_the_text_around_the_kernel_explorer(show):
@@ -180,7 +217,9 @@ def test_the_text_around_the_kernel_explorer(show):
     for name in ("mu_a1", "mu_b1"):  # both away from the origin
         press(page, name, "ArrowRight", 40)
     assert cells(page)[1] == before[1]
-    assert all(log10(now) < log10(then) for now, then in zip(cells(page)[2], before[2], strict=True))
+    assert all(
+        log10(now) < log10(then) for now, then in zip(cells(page)[2], before[2], strict=True)
+    )
     for name in ("var_a0", "var_a1", "var_b0", "var_b1"):
         press(page, name, "Home")
     assert number(cells(page)[1][1]) > 1 > number(before[1][1])
@@ -219,7 +258,10 @@ def test_posteriors_are_dragged_and_stretched(show):
     drag(page, ".handle-a-1", 0.0, -5.0)
     assert values(page, "var_a1", "mu_a0", "mu_a1") == [0.05, -1.0, -0.5]
     shown = cells(page)
-    a, b = KernelExplorer(mu_a=(-1.0, -0.5), var_a=(2.25, 0.05)), KernelExplorer(mu_b=(2.0, 0.0), var_b=(1.0, 4.0))
+    a, b = (
+        KernelExplorer(mu_a=(-1.0, -0.5), var_a=(2.25, 0.05)),
+        KernelExplorer(mu_b=(2.0, 0.0), var_b=(1.0, 4.0)),
+    )
     clouds = (*posteriors(a)[:2], *posteriors(b)[2:])
     for row, kernel in zip(shown, KERNELS, strict=True):
         assert number(row[3]) == pytest.approx(as_distance(*clouds, kernel).item(), rel=DIGITS)
@@ -247,7 +289,10 @@ def leaf(number):
     return torch.tensor(number, dtype=torch.float64, requires_grad=True)
 
 
-X, NOISE = torch.zeros(1, 2, dtype=torch.float64), Noise(*torch.zeros(4, 1, 2, dtype=torch.float64), torch.zeros(1))
+X, NOISE = (
+    torch.zeros(1, 2, dtype=torch.float64),
+    Noise(*torch.zeros(4, 1, 2, dtype=torch.float64), torch.zeros(1)),
+)
 
 
 def slope(loss, of):
@@ -271,14 +316,19 @@ def test_the_margin_game_is_the_loss_of_the_package(show, state):
     fake = leaf(widget.kl_fake)
     real = fake if widget.tied else leaf(widget.kl_real)
     objective = IntroVAE(beta_kl=widget.beta_kl, beta_neg=widget.beta_neg, margin=widget.margin)
-    traits = {name: getattr(widget, name) for name in ("margin", "beta_kl", "beta_neg", "kl_real", "kl_fake", "tied")}
+    traits = {
+        name: getattr(widget, name)
+        for name in ("margin", "beta_kl", "beta_neg", "kl_real", "kl_fake", "tied")
+    }
     (found,) = call(page, "margin-game", "losses", [traits])
     for row, phase in zip(cells(page), objective.phases, strict=True):
         loss, _ = phase.loss(Judged(real, fake, fake), X, NOISE, 0.0)
         force = slope(loss, fake)
         assert found[phase.name] == pytest.approx(loss.item(), rel=1e-12, abs=1e-12)
         assert found[f"{phase.name}_slope"] == pytest.approx(force, abs=1e-12)
-        assert [number(text) for text in row[:2]] == pytest.approx([loss.item(), force], rel=DIGITS, abs=1e-9)
+        assert [number(text) for text in row[:2]] == pytest.approx(
+            [loss.item(), force], rel=DIGITS, abs=1e-9
+        )
         assert row[2] == ("not at all" if force == 0 else "up" if force < 0 else "down")
 
 
@@ -293,11 +343,17 @@ def test_where_the_encoder_is_content(show):
         states = [[{**state, "beta_neg": beta_neg, "kl_fake": v}] for v in grid]
         loss = [found["encoder"] for found in call(page, "margin-game", "losses", *states)]
         least = [v for v, value in zip(grid, loss, strict=True) if value < min(loss) + 1e-9]
-        assert (least[0], least[-1]) == {"v = 3.0": (3.0, 3.0), "any v ≤ 3.0": (0.0, 3.0), "v = 0.0": (0.0, 0.0)}[words]
+        assert (least[0], least[-1]) == {
+            "v = 3.0": (3.0, 3.0),
+            "any v ≤ 3.0": (0.0, 3.0),
+            "v = 0.0": (0.0, 0.0),
+        }[words]
     assert page.locator("input[name=kl_real]").is_disabled()
     page.locator("input[name=tied]").focus()
     page.keyboard.press("Space")
-    assert page.locator("p", has_text="least at").inner_text().endswith("least at any KL(xₛ) ≥ 3.0.")
+    assert (
+        page.locator("p", has_text="least at").inner_text().endswith("least at any KL(xₛ) ≥ 3.0.")
+    )
     press(page, "kl_fake", "End")
     assert [row[2] for row in cells(page)] == ["not at all", "down"]
 
@@ -326,33 +382,49 @@ MIXTURES = [
 @pytest.mark.parametrize("state", MIXTURES)
 def test_the_annealing_explorer_is_the_loss_of_the_package(show, state):
     """Parts, exponential and slopes of one fake of two that are alike; beside it the same fake at c = 1."""
-    widget, page = AnnealingExplorer(FOLDERS["as_intro"], **state), show("annealing-explorer", **state)
+    widget, page = (
+        AnnealingExplorer(FOLDERS["as_intro"], **state),
+        show("annealing-explorer", **state),
+    )
     KL, D = widget.kl, widget.distance
     if widget.recorded:
         index = RUN["iteration"].tolist().index(widget.iteration)
         KL, D = RUN["kl_g"][index].item(), RUN["distance"][index].item()
     D_GIVEN[:] = [leaf(D)]
     shown = [[number(text) for text in row] for row in cells(page)]
-    assert widget.weights == {"alpha": 2.0, "beta_kl": 0.3, "beta_neg": 0.9, "kappa": 1 / X[0].numel()}
+    assert widget.weights == {
+        "alpha": 2.0,
+        "beta_kl": 0.3,
+        "beta_neg": 0.9,
+        "kappa": 1 / X[0].numel(),
+    }
     for column, fixed in enumerate((widget.c if widget.fixed_c else None, 1.0)):
         c = annealing_weight(widget.iteration, 8000) if fixed is None else fixed
         objective = GivenDistance(0.2, 0.3, 0.9, gamma_r=0.0, c=fixed)
         expected = [c * KL, (1 - c) * D, c * KL + (1 - c) * D]
         for phase in objective.phases:
             kl_r, kl_g = leaf(KL), leaf(KL)
-            loss, terms = phase.loss(Judged(leaf(1.0), kl_r, kl_g), X, NOISE, widget.iteration / 8000)
+            loss, terms = phase.loss(
+                Judged(leaf(1.0), kl_r, kl_g), X, NOISE, widget.iteration / 8000
+            )
             expected += [terms["exp_elbo_g"].item()] if "exp_elbo_g" in terms else []
             expected += [slope(loss, kl_g), slope(loss, D_GIVEN[0]) / 2]
-        (found,) = call(page, "annealing-explorer", "terms", [{"c": c, "KL": KL, "D": D}, widget.weights])
+        (found,) = call(
+            page, "annealing-explorer", "terms", [{"c": c, "KL": KL, "D": D}, widget.weights]
+        )
         assert list(found.values()) == pytest.approx(expected, rel=1e-12, abs=1e-15)
         assert [row[column] for row in shown] == pytest.approx(expected, rel=DIGITS, abs=1e-12)
 
 
 def test_the_annealing_explorer_is_driven_by_keyboard(show):
     page = show("annealing-explorer")
-    disabled = {name: page.locator(f"input[name={name}]").is_disabled for name in ("c", "kl", "distance")}
+    disabled = {
+        name: page.locator(f"input[name={name}]").is_disabled for name in ("c", "kl", "distance")
+    }
     assert [ask() for ask in disabled.values()] == [True, False, False]
-    assert number(cells(page)[0][0]) == pytest.approx(40 * number(cells(page)[1][0]))  # "a fortieth"
+    assert number(cells(page)[0][0]) == pytest.approx(
+        40 * number(cells(page)[1][0])
+    )  # "a fortieth"
     press(page, "iteration", "ArrowRight", 8)
     assert cells(page)[1] == ["0", "0"]
     assert [row[0] for row in cells(page)] == [row[1] for row in cells(page)]
@@ -377,20 +449,27 @@ def test_the_film_decodes_to_what_was_recorded(show):
     }"""
     frames = len(widget.iterations)
     wanted = [(which, frame) for which in range(4) for frame in (0, 7, frames - 1)]
-    found = page.evaluate(code, [str(widget._esm), widget.data, [which * frames + frame for which, frame in wanted]])
+    found = page.evaluate(
+        code, [str(widget._esm), widget.data, [which * frames + frame for which, frame in wanted]]
+    )
     films = [load_film(folder) for folder in FOLDERS.values()]
     for (which, frame), picture in zip(wanted, found, strict=True):
         film = films[which]
         assert picture["samples"] == (film["samples"][frame] / 1000).tolist()
         assert picture["density"] == film["density"][frame].flatten().tolist()
-        assert [picture["real"], picture["generated"]] == (film["posteriors"][frame] / 1000).tolist()
+        assert [picture["real"], picture["generated"]] == (
+            film["posteriors"][frame] / 1000
+        ).tolist()
 
 
 def test_density_and_samples_of_the_film_agree():
     """Counts by rows from above: the histogram has its mass where the first points of the same sample are."""
     for folder in FOLDERS.values():
         film = load_film(folder)
-        counts, points = film["density"][-1].astype(float), torch.from_numpy(film["samples"][-1] / 1000)
+        counts, points = (
+            film["density"][-1].astype(float),
+            torch.from_numpy(film["samples"][-1] / 1000),
+        )
         inside = points[(points.abs() < 2).all(1)]
         column, row = ((inside[:, 0] + 2) * 8).long(), ((2 - inside[:, 1]) * 8).long()
         assert (torch.from_numpy(counts)[row, column] > 0).all()
@@ -414,12 +493,21 @@ def test_one_slider_moves_all_models(show):
         for row, film in zip(cells(page), films, strict=True):
             at = film["iteration"].tolist().index(iteration)
             kl, kl_g = (f"{film[name][at].item():.2f}" for name in ("kl", "kl_g"))
-            assert row == [f"{film['modes'][at]:.0f} of 8", f"{100 * film['between'][at].item():.0f} %", kl, kl_g]
+            assert row == [
+                f"{film['modes'][at]:.0f} of 8",
+                f"{100 * film['between'][at].item():.0f} %",
+                kl,
+                kl_g,
+            ]
     last = page.locator(pictures).evaluate_all(draw)
     assert all(now != then for now, then in zip(last, first, strict=True))
-    for samples, film in zip(last[:: len(last) // 4], films, strict=True):  # the first path of each model
+    for samples, film in zip(
+        last[:: len(last) // 4], films, strict=True
+    ):  # the first path of each model
         points = [float(coordinate) for coordinate in re.findall(r"-?[\d.]+(?=[,h])", samples)]
-        assert points == pytest.approx([c / 1000 for x, y in film["samples"][30].tolist() for c in (x, -y)])
+        assert points == pytest.approx(
+            [c / 1000 for x, y in film["samples"][30].tolist() for c in (x, -y)]
+        )
     x, y = middle(page, "input[name=frame]")
     page.mouse.click(x, y)
     assert page.locator("input[name=frame]").input_value() == "15"
@@ -452,10 +540,25 @@ def test_everything_has_a_name_and_is_reached_by_keyboard(show, kind):
     for index in enabled:
         page.keyboard.press("Tab")
         assert controls.nth(index).evaluate("element => element === document.activeElement")
-    assert all(name.strip() for name in page.locator("input[type=range]").evaluate_all("all => all.map(e => e.ariaLabel)"))
-    assert page.locator("input[type=checkbox]").count() == page.locator("label.check > input[type=checkbox]").count()
-    assert page.locator("input:not([data-lm-suppress-shortcuts]), button:not([data-lm-suppress-shortcuts])").count() == 0
-    images = page.locator("svg, canvas").evaluate_all("all => all.map(e => [e.getAttribute('role'), e.ariaLabel])")
+    assert all(
+        name.strip()
+        for name in page.locator("input[type=range]").evaluate_all(
+            "all => all.map(e => e.ariaLabel)"
+        )
+    )
+    assert (
+        page.locator("input[type=checkbox]").count()
+        == page.locator("label.check > input[type=checkbox]").count()
+    )
+    assert (
+        page.locator(
+            "input:not([data-lm-suppress-shortcuts]), button:not([data-lm-suppress-shortcuts])"
+        ).count()
+        == 0
+    )
+    images = page.locator("svg, canvas").evaluate_all(
+        "all => all.map(e => [e.getAttribute('role'), e.ariaLabel])"
+    )
     assert images
     assert all(role == "img" and len(name) > 8 for role, name in images)
     assert page.locator("th:not([scope])").count() == 0
@@ -465,7 +568,9 @@ def test_everything_has_a_name_and_is_reached_by_keyboard(show, kind):
     page.locator("input[type=range]").first.focus()
     for _ in range(9):
         page.keyboard.press("ArrowRight")
-    page.wait_for_function("text => document.querySelector('[role=status]').textContent !== text", arg=before)
+    page.wait_for_function(
+        "text => document.querySelector('[role=status]').textContent !== text", arg=before
+    )
 
 
 @each_widget
@@ -478,7 +583,9 @@ def test_it_fits_a_telephone_and_reads_in_the_dark(show, kind):
         "all => all.map(e => getComputedStyle(e)[e.closest('svg') && e.tagName === 'path' ? 'stroke' : 'color'])"
     )
     assert set(colors) == {"rgb(221, 221, 221)"}
-    heights = page.locator("input[type=range]").evaluate_all("all => all.map(e => e.getBoundingClientRect().height)")
+    heights = page.locator("input[type=range]").evaluate_all(
+        "all => all.map(e => e.getBoundingClientRect().height)"
+    )
     assert min(heights) >= 24  # a finger's
 
 
@@ -494,7 +601,9 @@ def test_what_the_browser_sets_python_takes(show, kind):
         for end in ("min", "max"):
             value = json.loads(slider.get_attribute(end))
             if index is not None:
-                value = [value if d == index else old for d, old in enumerate(getattr(widget, trait))]
+                value = [
+                    value if d == index else old for d, old in enumerate(getattr(widget, trait))
+                ]
             widget.set_state({trait: value})
             assert getattr(widget, trait) == (tuple(value) if index is not None else value)
 
@@ -515,7 +624,9 @@ def test_values_out_of_range_are_refused_by_name(kind, values, words):
 
 
 def test_folders_without_a_film_are_refused_by_name(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"as_distance/mean-0' holds no frames\.npz; record one"):
+    with pytest.raises(
+        FileNotFoundError, match=r"as_distance/mean-0' holds no frames\.npz; record one"
+    ):
         TrainingPlayer({"AS-IntroVAE": embedded("runs/as_distance/mean-0")})
     with pytest.raises(FileNotFoundError, match=r"holds no record\.json"):
         AnnealingExplorer(tmp_path)

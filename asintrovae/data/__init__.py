@@ -8,7 +8,15 @@ from asintrovae.config import RunConfig
 from asintrovae.data.images import ImageData, image_shape, load_images
 from asintrovae.data.toy import DENSITIES, ToyData, toy_density
 
-__all__ = ["DENSITIES", "Data", "ImageData", "ToyData", "example_shape", "load_images", "toy_density"]
+__all__ = [
+    "DENSITIES",
+    "Data",
+    "ImageData",
+    "ToyData",
+    "example_shape",
+    "load_images",
+    "toy_density",
+]
 
 
 def example_shape(config: RunConfig) -> tuple[int, ...]:

@@ -35,7 +35,9 @@ def decode(path: Path, size: int, fit: Fit = "crop") -> Tensor:
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     side = min(image.size)
     left, top = ((length - side) // 2 for length in image.size)
-    square = image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+    square = image.resize(
+        (size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side)
+    )
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
 
 
@@ -47,7 +49,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode[0] == "I":
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError(f"its pixels run from {grey.min()} to {grey.max()}, which is no 8- or 16-bit range")
+            raise ValueError(
+                f"its pixels run from {grey.min()} to {grey.max()}, which is no 8- or 16-bit range"
+            )
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("its pixels are floats without a known range")
@@ -63,7 +67,9 @@ def read(path: Path, size: int, fit: Fit = "crop") -> Tensor | str:
         return decode(path, size, fit)
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
         known = (
-            "it is no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None)
+            "it is no image that Pillow knows"
+            if isinstance(error, UnidentifiedImageError)
+            else getattr(error, "strerror", None)
         )
         return f"{shown(path)} ({known or ' '.join(str(error).split()) or type(error).__name__})"
 
@@ -73,14 +79,18 @@ def shown(path: Path) -> str:
     return str(path) if str(path).isprintable() else repr(str(path))
 
 
-def read_all(paths: Sequence[Path], size: int, title: str, fit: Fit = "crop") -> tuple[Tensor, list[str]]:
+def read_all(
+    paths: Sequence[Path], size: int, title: str, fit: Fit = "crop"
+) -> tuple[Tensor, list[str]]:
     """Return the readable images (N, 3, size, size) uint8, in order, and a line for each other.
 
     All processors that this process may use decode them.
     """
     images, problems, count = torch.empty(len(paths), 3, size, size, dtype=torch.uint8), [], 0
     with ThreadPoolExecutor(processors()) as pool:
-        for found in tqdm(pool.map(partial(read, size=size, fit=fit), paths), title, len(paths), leave=False):
+        for found in tqdm(
+            pool.map(partial(read, size=size, fit=fit), paths), title, len(paths), leave=False
+        ):
             if isinstance(found, str):
                 problems.append(found)
             else:
@@ -114,7 +124,9 @@ def leave_signals_to_the_run(_: int) -> None:
     From the run itself SIGTERM is obeyed: that is how multiprocessing ends, at exit, what is still there.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # macOS has none: SIGTERM ends this process there, whoever sends it
+    if hasattr(
+        signal, "sigwaitinfo"
+    ):  # macOS has none: SIGTERM ends this process there, whoever sends it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
 

@@ -69,7 +69,9 @@ class Epochs:
 
     def __init__(self, count: int, batch_size: int, seed: int, mirror: bool = False) -> None:
         if batch_size > count:
-            raise ValueError(f"batch_size={batch_size} exceeds the {count} training images that can be read; make it smaller")
+            raise ValueError(
+                f"batch_size={batch_size} exceeds the {count} training images that can be read; make it smaller"
+            )
         self.count, self.batch_size, self.seed, self.mirror = count, batch_size, seed, mirror
         self.world = world()  # noted here, since a process that only decodes belongs to no group
         self._epoch, self._order, self._flip = -1, torch.empty(0), torch.empty(0)
@@ -92,7 +94,14 @@ class Epochs:
 class MemoryImages(ImageData):
     """Images that live on the device, which nothing that happens to their files can change. train, test: (N, C, H, W) uint8."""
 
-    def __init__(self, train: Tensor, test: Tensor, epochs: Epochs, device: torch.device, skipped_images: int = 0) -> None:
+    def __init__(
+        self,
+        train: Tensor,
+        test: Tensor,
+        epochs: Epochs,
+        device: torch.device,
+        skipped_images: int = 0,
+    ) -> None:
         self.train, self.test, self.epochs = train.to(device), test.to(device), epochs
         self.shape, self._skipped = tuple(train.shape[1:]), skipped_images
 
@@ -104,7 +113,9 @@ class MemoryImages(ImageData):
     def batch(self, index: int) -> Tensor:
         """As ImageData."""
         numbers, flip = self.epochs.batch(index)
-        return to_float(mirrored(self.train[numbers.to(self.train.device, non_blocking=True)], flip))
+        return to_float(
+            mirrored(self.train[numbers.to(self.train.device, non_blocking=True)], flip)
+        )
 
     def evaluation(self, count: int) -> Tensor:
         """As ImageData."""
@@ -172,11 +183,17 @@ class StreamedImages(ImageData):
         self.batches, self.test_paths = DecodedBatches(train, size, epochs, fit), test
         self.workers = min(8, processors()) if workers is None else workers
         self._problems: set[str] = set()
-        self._complete, self._served = processes == 1, 0  # whether every batch so far, of how many, was served here
+        self._complete, self._served = (
+            processes == 1,
+            0,
+        )  # whether every batch so far, of how many, was served here
         self._stream: Iterator[tuple[Tensor | None, list[str]]] = iter(())
         self._index, self._images = NONE_SERVED, torch.empty(0)
         self._tested, self._test = 0, torch.empty(0)
-        for paths in (train, test):  # a set that is not there shows now, not in a worker or after the training
+        for paths in (
+            train,
+            test,
+        ):  # a set that is not there shows now, not in a worker or after the training
             problems: list[str] = []
             if DecodedBatches(paths, size, epochs).readable(0, problems) is None:
                 raise broken(problems)
@@ -197,13 +214,18 @@ class StreamedImages(ImageData):
             self._index = NONE_SERVED  # a failure leaves no stream to go on with
             images = self._next()
             self._index, self._images = index, images.to(self.device, non_blocking=True)
-            self._complete, self._served = self._complete and index <= self._served, max(self._served, index + 1)
+            self._complete, self._served = (
+                self._complete and index <= self._served,
+                max(self._served, index + 1),
+            )
         return to_float(self._images)
 
     def evaluation(self, count: int) -> Tensor:
         """As ImageData; decoded when first asked for. Those that cannot be read are missing from the `count`."""
         if count > self._tested:
-            self._test, problems = read_all(self.test_paths[:count], self.shape[1], "test images", self.batches.fit)
+            self._test, problems = read_all(
+                self.test_paths[:count], self.shape[1], "test images", self.batches.fit
+            )
             self.note(problems)
             if not len(self._test):
                 raise broken(problems)
@@ -254,12 +276,28 @@ def load_images(config: RunConfig, device: torch.device) -> ImageData:
     unopened = left_out(config.data_dir) if config.dataset == "folder" and config.data_dir else []
     identify = partial(fingerprint, train, test)
     test = shuffled(test)
-    size, epochs = image_shape(config)[1], partial(Epochs, batch_size=config.batch_size, seed=config.seed, mirror=config.mirror)
+    size, epochs = (
+        image_shape(config)[1],
+        partial(Epochs, batch_size=config.batch_size, seed=config.seed, mirror=config.mirror),
+    )
     epochs(len(train))  # refuses a batch that is too large before any image is decoded
     data: ImageData
-    if isinstance(train, list) and isinstance(test, list) and 3 * size**2 * len(train + test) > MEMORY_LIMIT:
-        options: dict[str, Any] = {"workers": config.workers, "strict": config.strict_images, "processes": config.devices}
-        data, count = StreamedImages(train, test, size, epochs(len(train)), device, fit=config.fit, **options), len(train)
+    if (
+        isinstance(train, list)
+        and isinstance(test, list)
+        and 3 * size**2 * len(train + test) > MEMORY_LIMIT
+    ):
+        options: dict[str, Any] = {
+            "workers": config.workers,
+            "strict": config.strict_images,
+            "processes": config.devices,
+        }
+        data, count = (
+            StreamedImages(
+                train, test, size, epochs(len(train)), device, fit=config.fit, **options
+            ),
+            len(train),
+        )
         data.note(unopened)
     else:
         images, problems = decoded(train, size, "training images", config.fit)
@@ -288,7 +326,9 @@ def check_too_few(config: RunConfig, found: int) -> None:
 def shuffled(split: Split) -> Split:
     """A split in an order that is always the same. Files have one that means something: MNIST's first half is the cleaner."""
     order = torch.randperm(len(split), generator=generator_for(0, "evaluation"))
-    return split[order] if isinstance(split, Tensor) else [split[number] for number in order.tolist()]
+    return (
+        split[order] if isinstance(split, Tensor) else [split[number] for number in order.tolist()]
+    )
 
 
 def decoded(split: Split, size: int, title: str, fit: Fit = "crop") -> tuple[Tensor, list[str]]:
@@ -316,7 +356,9 @@ def report(problems: Sequence[str], strict: bool) -> None:
     """Warn of images that could not be read, naming the first ten; strict: raise a ValueError instead."""
     if not problems:
         return
-    names = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
+    names = "; ".join(problems[:10]) + (
+        f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+    )
     if strict:
         raise ValueError(
             f"strict_images=True and {len(problems)} unreadable: {names}; repair or remove them, or skip them without it"
@@ -328,7 +370,9 @@ def mirrored(images: Tensor, flip: Tensor) -> Tensor:
     """Images (B, C, H, W), left and right swapped in those with flip (B,) true; flip is on the CPU, where a look is free."""
     if not bool(flip.any()):
         return images
-    return torch.where(flip[:, None, None, None].to(images.device, non_blocking=True), images.flip(-1), images)
+    return torch.where(
+        flip[:, None, None, None].to(images.device, non_blocking=True), images.flip(-1), images
+    )
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -61,10 +61,16 @@ def read_idx(path: Path) -> Tensor:
     except (EOFError, gzip.BadGzipFile, zlib.error):
         content = b""
     dims = content[3] if len(content) > 3 and content[:3] == b"\0\0\x08" else 0
-    shape = np.frombuffer(content, ">u4", count=dims, offset=4).tolist() if len(content) > 4 * dims + 4 else []
+    shape = (
+        np.frombuffer(content, ">u4", count=dims, offset=4).tolist()
+        if len(content) > 4 * dims + 4
+        else []
+    )
     if not shape or 0 in shape or len(content) != 4 + 4 * dims + math.prod(shape):
         raise ValueError(f"{path} is not a whole IDX file of bytes; delete it and fetch it again")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * dims).reshape(shape)
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * dims).reshape(
+        shape
+    )
 
 
 def torchvision_datasets() -> Any:
@@ -97,29 +103,42 @@ def mnist_images(packed: Path) -> Tensor:
 
 def cifar10(root: Path, download: bool) -> tuple[Split, Split]:
     """Krizhevsky 2009: 50,000 and 10,000 colour images, 32x32."""
-    splits = (torchvision_datasets().CIFAR10(root, train=train, download=download) for train in (True, False))
-    train, test = (torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous() for split in splits)
+    splits = (
+        torchvision_datasets().CIFAR10(root, train=train, download=download)
+        for train in (True, False)
+    )
+    train, test = (
+        torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous() for split in splits
+    )
     return train, test
 
 
 def celeba(root: Path, download: bool) -> tuple[Split, Split]:
     """Liu et al. 2015, aligned faces, 178x218: the 162,770 for training and the 19,962 for testing, not those for validation."""
     faces = root / "celeba" / "img_align_celeba"
-    splits = (torchvision_datasets().CelebA(root, split, download=download) for split in ("train", "test"))
+    splits = (
+        torchvision_datasets().CelebA(root, split, download=download) for split in ("train", "test")
+    )
     train, test = ([faces / name for name in split.filename] for split in splits)
     return train, test
 
 
 def pet(root: Path, download: bool) -> tuple[Split, Split]:
     """Oxford-IIIT Pet, Parkhi et al. 2012: 3,680 and 3,669 cats and dogs."""
-    splits = (torchvision_datasets().OxfordIIITPet(root, split, download=download) for split in ("trainval", "test"))
+    splits = (
+        torchvision_datasets().OxfordIIITPet(root, split, download=download)
+        for split in ("trainval", "test")
+    )
     train, test = (list(split._images) for split in splits)
     return train, test
 
 
 def flowers(root: Path, download: bool) -> tuple[Split, Split]:
     """Oxford Flowers-102, Nilsback & Zisserman 2008: 2,040 (training and validation) and 6,149."""
-    splits = (torchvision_datasets().Flowers102(root, split, download=download) for split in ("train", "val", "test"))
+    splits = (
+        torchvision_datasets().Flowers102(root, split, download=download)
+        for split in ("train", "val", "test")
+    )
     train, validation, test = (list(split._image_files) for split in splits)
     return train + validation, test
 
@@ -136,7 +155,9 @@ SOURCES: dict[str, tuple[str, Callable[[Path, bool], tuple[Split, Split]]]] = {
 """Data sets with files of their own: their folder below a root, as torchvision names it, and what opens them."""
 
 
-def find_images(name: str, data_dir: str | None = None, download: bool = False) -> tuple[Split, Split]:
+def find_images(
+    name: str, data_dir: str | None = None, download: bool = False
+) -> tuple[Split, Split]:
     """Training and test split of an image data set, from data_dir, else $ASINTROVAE_DATA, else ./data; none is decoded.
 
     name: mnist-subset (embedded), folder (any images below data_dir) or one of SOURCES, whose files torchvision checks.
@@ -150,8 +171,14 @@ def find_images(name: str, data_dir: str | None = None, download: bool = False) 
     if name == "folder":
         return folder_images(data_dir)
     if name not in SOURCES:
-        raise ValueError(f"dataset={name!r} is not one of mnist-subset, {', '.join(SOURCES)}, folder")
-    named = {"data_dir": data_dir} if data_dir else {"ASINTROVAE_DATA": os.environ.get("ASINTROVAE_DATA"), "data_dir": "data"}
+        raise ValueError(
+            f"dataset={name!r} is not one of mnist-subset, {', '.join(SOURCES)}, folder"
+        )
+    named = (
+        {"data_dir": data_dir}
+        if data_dir
+        else {"ASINTROVAE_DATA": os.environ.get("ASINTROVAE_DATA"), "data_dir": "data"}
+    )
     roots = [Path(expand_home(place, root)) for place, root in named.items() if root]
     try:
         for root in roots:
@@ -163,7 +190,9 @@ def find_images(name: str, data_dir: str | None = None, download: bool = False) 
             return fetched(name, roots[0])
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        raise ModuleNotFoundError(f"dataset={name!r} needs {module}, which is not installed: pip install {module}") from None
+        raise ModuleNotFoundError(
+            f"dataset={name!r} needs {module}, which is not installed: pip install {module}"
+        ) from None
     raise FileNotFoundError(not_found(name, roots))
 
 
@@ -211,13 +240,19 @@ def not_found(name: str, roots: list[Path]) -> str:
     """Where a data set was looked for, and the ways out."""
     folders = [root / SOURCES[name][0] for root in roots]
     damaged = [folder for folder in folders if folder.exists()]
-    found = f"incomplete or damaged in {damaged[0]}" if damaged else f"not found in {' or '.join(map(str, folders))}"
-    out = "delete it and set download=True to fetch it again" if damaged else "set download=True to fetch it there"
+    found = (
+        f"incomplete or damaged in {damaged[0]}"
+        if damaged
+        else f"not found in {' or '.join(map(str, folders))}"
+    )
+    out = (
+        "delete it and set download=True to fetch it again"
+        if damaged
+        else "set download=True to fetch it there"
+    )
     if name == "mnist":
         return f"dataset='mnist' {found}; {out}, data_dir to where it is, or dataset='mnist-subset' for the embedded 6,000 digits"
-    return (
-        f"dataset={name!r} {found}; {out} (papermill: -p download True), or data_dir to the folder that holds {SOURCES[name][0]}/"
-    )
+    return f"dataset={name!r} {found}; {out} (papermill: -p download True), or data_dir to the folder that holds {SOURCES[name][0]}/"
 
 
 def folder_images(data_dir: str | None) -> tuple[Split, Split]:
@@ -239,7 +274,9 @@ def folder_images(data_dir: str | None) -> tuple[Split, Split]:
         place = f"dataset='folder': data_dir={data_dir!r} "
         what = f"holds {len(names)} images" if root.is_dir() else "is not a folder"
         unread = f", {problems[0]} cannot be read" if root.is_dir() and problems else ""
-        way_out = "name a folder with two or more (.jpg, .png, .webp, .tif, ... as Pillow opens them)"
+        way_out = (
+            "name a folder with two or more (.jpg, .png, .webp, .tif, ... as Pillow opens them)"
+        )
         raise FileNotFoundError(f"{place}{what}{unread}; {way_out}")
     testing = for_testing(names)
     train = [root / name for name in names if name not in testing]
@@ -324,7 +361,9 @@ def fingerprint(train: Split, test: Split, count: int) -> str:
             continue
         names = [path.as_posix() for path in split]
         folder = os.path.commonpath([os.path.dirname(name) for name in (min(names), max(names))])
-        digest.update("\0".join(name.removeprefix(folder) for name in names).encode(errors="surrogateescape"))
+        digest.update(
+            "\0".join(name.removeprefix(folder) for name in names).encode(errors="surrogateescape")
+        )
         for path in split[:: math.ceil(len(split) / 100)]:
             digest.update(hashlib.sha256(beginning(path)).digest())
     return digest.hexdigest()

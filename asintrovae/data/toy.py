@@ -61,7 +61,9 @@ class Checkerboard:
         """Draw (count, 2) points."""
         column = torch.randint(-2, 2, (count,), generator=generator)
         row = 2 * torch.randint(-1, 1, (count,), generator=generator) + column.remainder(2)
-        points: Tensor = 2 * (torch.stack([column, row], dim=1) + torch.rand(count, 2, generator=generator))
+        points: Tensor = 2 * (
+            torch.stack([column, row], dim=1) + torch.rand(count, 2, generator=generator)
+        )
         return points
 
     def log_density(self, x: Tensor) -> Tensor:
@@ -102,7 +104,9 @@ class Rings:
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw (count, 2) points."""
-        ring = torch.tensor(self.radii)[torch.randint(len(self.radii), (count,), generator=generator)]
+        ring = torch.tensor(self.radii)[
+            torch.randint(len(self.radii), (count,), generator=generator)
+        ]
         radius = ring + self.std * torch.randn(count, generator=generator)
         angle = 2 * math.pi * torch.rand(count, generator=generator)
         return radius.unsqueeze(1) * torch.stack([angle.cos(), angle.sin()], dim=1)
@@ -110,9 +114,9 @@ class Rings:
     def log_density(self, x: Tensor) -> Tensor:
         """Log-density in nats, (N,); a negative radius, nine deviations out on the smallest ring, is left out."""
         radius = x.norm(dim=1, keepdim=True)
-        log_radius: Tensor = -0.5 * ((radius - torch.tensor(self.radii).to(x)) / self.std).square() - math.log(
-            self.std * math.sqrt(2 * math.pi)
-        )
+        log_radius: Tensor = -0.5 * (
+            (radius - torch.tensor(self.radii).to(x)) / self.std
+        ).square() - math.log(self.std * math.sqrt(2 * math.pi))
         log_angle: Tensor = -(2 * math.pi * radius.squeeze(1)).log()
         return log_angle + log_radius.logsumexp(1) - math.log(len(self.radii))
 
@@ -120,7 +124,9 @@ class Rings:
 def eight_gaussians() -> GaussianMixture:
     """8 Gaussians on a circle of radius √2, σ = 0.02/√2, as in the tables."""
     angle = torch.arange(8) * math.pi / 4
-    return GaussianMixture(math.sqrt(2) * torch.stack([angle.cos(), angle.sin()], 1), 0.02 / math.sqrt(2), (-2.0, 2.0))
+    return GaussianMixture(
+        math.sqrt(2) * torch.stack([angle.cos(), angle.sin()], 1), 0.02 / math.sqrt(2), (-2.0, 2.0)
+    )
 
 
 def twenty_five_gaussians() -> GaussianMixture:
@@ -151,7 +157,9 @@ class ToyData:
     density: the data set. batch_size: B. seed: of the run. device: where batches go.
     """
 
-    def __init__(self, density: ToyDensity, batch_size: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, density: ToyDensity, batch_size: int, seed: int, device: torch.device
+    ) -> None:
         self.density, self.batch_size, self.seed, self.device = density, batch_size, seed, device
 
     @property
@@ -166,7 +174,9 @@ class ToyData:
 
     def batch(self, index: int) -> Tensor:
         """Batch number `index`, (B, 2), or this process's share of it."""
-        points = share(self.density.sample(self.batch_size, generator_for(self.seed, "data", index)))
+        points = share(
+            self.density.sample(self.batch_size, generator_for(self.seed, "data", index))
+        )
         return points.to(self.device, non_blocking=True)
 
     def evaluation(self, count: int) -> Tensor:

@@ -34,20 +34,39 @@ def real_against_real(config: RunConfig, count: int | None) -> str:
             raise ValueError(f"{found}, FID needs at least 2; add images")
         features.append(real_features(network, images, config.dataset, title))
     fid = float(frechet_distance(*moments(features[0]), *moments(features[1])))
-    counts = " against ".join(f"{len(part):,} {title}" for part, title in zip(features, ("training", "test images"), strict=True))
+    counts = " against ".join(
+        f"{len(part):,} {title}"
+        for part, title in zip(features, ("training", "test images"), strict=True)
+    )
     how = f"{config.fid_precision}, {network.device.type}, {RESIZE}, weights {network.weights[:12]}"
     return f"{config.dataset}, first {counts}: FID {fid:.2f} ({how})"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("dataset", choices=DATASETS["images"])
     parser.add_argument("--count", type=int, help="images of each split; all without it")
-    parser.add_argument("--fid-weights", metavar="PATH", help="InceptionV3's weights; without it torchmetrics downloads them")
-    parser.add_argument("--fid-precision", default="32-true", help="32-true or bf16-mixed, which is faster and changes the score")
-    parser.add_argument("--data-dir", metavar="PATH", help="folder of the data sets, else $ASINTROVAE_DATA, else ./data")
-    parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
+    parser.add_argument(
+        "--fid-weights",
+        metavar="PATH",
+        help="InceptionV3's weights; without it torchmetrics downloads them",
+    )
+    parser.add_argument(
+        "--fid-precision",
+        default="32-true",
+        help="32-true or bf16-mixed, which is faster and changes the score",
+    )
+    parser.add_argument(
+        "--data-dir",
+        metavar="PATH",
+        help="folder of the data sets, else $ASINTROVAE_DATA, else ./data",
+    )
+    parser.add_argument(
+        "--download", action="store_true", help="fetch a data set that is not there"
+    )
     parser.add_argument("--device", default="auto")
     given = vars(parser.parse_args(arguments))
     count = given.pop("count")

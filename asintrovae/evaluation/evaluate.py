@@ -65,7 +65,10 @@ def reconstruct(model: Autoencoder, x: Tensor) -> tuple[Tensor, Gaussian]:
 
 
 def evaluate(
-    model: Autoencoder | GAN, data: ToyData | ImageData, config: RunConfig, features: FeatureNetwork | None = None
+    model: Autoencoder | GAN,
+    data: ToyData | ImageData,
+    config: RunConfig,
+    features: FeatureNetwork | None = None,
 ) -> dict[str, Any]:
     """Metrics of a trained model on config.evaluation_samples test examples and as many generated ones.
 
@@ -80,7 +83,10 @@ def evaluate(
 
 
 def measured(
-    model: Autoencoder | GAN, data: ToyData | ImageData, config: RunConfig, features: FeatureNetwork | None
+    model: Autoencoder | GAN,
+    data: ToyData | ImageData,
+    config: RunConfig,
+    features: FeatureNetwork | None,
 ) -> dict[str, Any]:
     """What `evaluate` returns."""
     real = data.evaluation(config.evaluation_samples)
@@ -90,7 +96,9 @@ def measured(
     if features is not None:
         parts = samples(model, len(real), config.seed)
         fake = torch.cat([features(clamped(part)) for part in parts])
-        metrics |= evaluate_features(real_features(features, real, config.dataset, "test"), fake, features.name)
+        metrics |= evaluate_features(
+            real_features(features, real, config.dataset, "test"), fake, features.name
+        )
     if isinstance(model, Autoencoder):
         x_r, q = reconstruct(model, real)
         metrics |= {"active_units": None, "kl": float(q.kl().mean())}

@@ -46,8 +46,16 @@ def real_features(network: FeatureNetwork, images: Tensor, dataset: str, split: 
         check_other_range("images", images)
     if network.name != "inception":  # takes seconds
         return network(images)
-    parts = tqdm(torch.split(images, PART), desc=f"{dataset}, {split}", unit=f"{PART} images", delay=5, leave=False)
-    return torch.cat([_part(network, part, dataset, split, index * PART) for index, part in enumerate(parts)])
+    parts = tqdm(
+        torch.split(images, PART),
+        desc=f"{dataset}, {split}",
+        unit=f"{PART} images",
+        delay=5,
+        leave=False,
+    )
+    return torch.cat(
+        [_part(network, part, dataset, split, index * PART) for index, part in enumerate(parts)]
+    )
 
 
 def sha256(tensor: Tensor) -> str:
@@ -66,10 +74,15 @@ def _part(network: FeatureNetwork, images: Tensor, dataset: str, split: str, fir
     if (features := _kept(path, key)) is None:
         features = network(pixels)
         try:
-            write_atomically(path, save({"features": features}, metadata={**key, "sha256": sha256(features)}))
+            write_atomically(
+                path, save({"features": features}, metadata={**key, "sha256": sha256(features)})
+            )
         except OSError as error:
             ways = "set ASINTROVAE_CACHE to a folder that can be written"
-            warnings.warn(f"features of {dataset} are not kept in {cache_dir()} ({error.strerror}); {ways}", stacklevel=3)
+            warnings.warn(
+                f"features of {dataset} are not kept in {cache_dir()} ({error.strerror}); {ways}",
+                stacklevel=3,
+            )
     return features
 
 
@@ -81,10 +94,18 @@ def _kept(path: Path, key: dict[str, str]) -> Tensor | None:
         with safe_open(path, framework="pt") as file:
             header: dict[str, str] = file.metadata() or {}
             features: Tensor = file.get_tensor("features").clone()  # else the file stays mapped
-        other = [f"{name}={header.get(name)!r} instead of {key[name]!r}" for name in key if header.get(name) != key[name]]
+        other = [
+            f"{name}={header.get(name)!r} instead of {key[name]!r}"
+            for name in key
+            if header.get(name) != key[name]
+        ]
         if not other and header.get("sha256") == sha256(features):
             return features
-        reason = f"is of {', '.join(other)}" if other else "is damaged (its features do not fit their checksum)"
+        reason = (
+            f"is of {', '.join(other)}"
+            if other
+            else "is damaged (its features do not fit their checksum)"
+        )
     except (SafetensorError, OSError) as error:
         reason = f"is damaged ({error})"
     warnings.warn(f"{path} {reason}; its features are computed again", stacklevel=4)

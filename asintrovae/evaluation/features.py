@@ -30,7 +30,14 @@ class FeatureNetwork:
     `channels`. device: where it computes. precision: "bf16-mixed" is bfloat16 autocast, another score than "32-true".
     """
 
-    def __init__(self, name: str, network: nn.Module, channels: int, device: torch.device, precision: str = "32-true") -> None:
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        channels: int,
+        device: torch.device,
+        precision: str = "32-true",
+    ) -> None:
         # Channels last: the same features to rounding, on a CPU in little more than half the time.
         self.network = network.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name, self.channels, self.device = name, channels, device
@@ -55,7 +62,9 @@ class FeatureNetwork:
         """
         if images.dim() != 4 or images.shape[1] not in (1, self.channels):
             wanted = " or ".join(map(str, sorted({1, self.channels})))
-            raise ValueError(f"{self.name} takes images of shape (B, {wanted}, H, W), got shape {tuple(images.shape)}")
+            raise ValueError(
+                f"{self.name} takes images of shape (B, {wanted}, H, W), got shape {tuple(images.shape)}"
+            )
         if images.dtype != torch.uint8:
             check_other_range("images", images, generated=True)
         parts = tqdm(torch.split(images, CHUNK), desc=self.name, unit="chunk", delay=5, leave=False)
@@ -64,7 +73,9 @@ class FeatureNetwork:
     def _features(self, images: Tensor) -> Tensor:
         finite = images.flatten(1).isfinite().all(1, keepdim=True)
         pixels = to_bytes(images).expand(-1, self.channels, -1, -1)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"
+        ):
             features: Tensor = self.network(pixels).float()
         return features.masked_fill(~finite, torch.nan).cpu()
 
@@ -86,7 +97,9 @@ def build_features(config: RunConfig) -> FeatureNetwork | None:
         return None
     if config.feature_network == "mnist-classifier":
         return FeatureNetwork("mnist-classifier", mnist_classifier(), 1, config.torch_device())
-    return FeatureNetwork("inception", inception(config.fid_weights), 3, config.torch_device(), config.fid_precision)
+    return FeatureNetwork(
+        "inception", inception(config.fid_weights), 3, config.torch_device(), config.fid_precision
+    )
 
 
 class MNISTClassifier(nn.Module):
@@ -96,7 +109,11 @@ class MNISTClassifier(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for channels_in, channels_out in ((1, 16), (16, 32), (32, 48)):  # 28 -> 14 -> 7 -> 3
-            layers += [nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [
+                nn.Conv2d(channels_in, channels_out, 3, padding=1),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(48 * 3 * 3, 64), nn.ReLU())
         self.head = nn.Linear(64, 10)
 
@@ -109,7 +126,9 @@ class MNISTClassifier(nn.Module):
 def mnist_classifier() -> MNISTClassifier:
     """The trained classifier that travels with the package."""
     network = MNISTClassifier()
-    network.load_state_dict(load_file(embedded("mnist-classifier") / "mnist-classifier.safetensors"))
+    network.load_state_dict(
+        load_file(embedded("mnist-classifier") / "mnist-classifier.safetensors")
+    )
     return network
 
 
@@ -123,7 +142,9 @@ def fetch_inception() -> None:
     if torch.hub.get_dir().startswith("~"):  # a user without a home folder
         torch.hub.set_dir(str(Path(tempfile.gettempdir(), "torch", "hub")))
     try:
-        torch.hub.load_state_dict_from_url(URL_INCEPTION_V3, map_location="cpu", check_hash=True, weights_only=True)
+        torch.hub.load_state_dict_from_url(
+            URL_INCEPTION_V3, map_location="cpu", check_hash=True, weights_only=True
+        )
     except RuntimeError as error:
         raise OSError(str(error)) from None
 
@@ -141,14 +162,20 @@ def inception(weights: str | None) -> nn.Module:
         if weights is None:
             fetch_inception()
         else:
-            torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity would run any code in the file
+            torch.load(
+                weights, map_location="cpu", weights_only=True
+            )  # torch-fidelity would run any code in the file
         return NoTrainInceptionV3("inception-v3-compat", ["2048"], weights, antialias=True)
     except ModuleNotFoundError:
         message = "feature_network='inception' needs torch-fidelity, which is not installed: pip install 'asintrovae[fid]'"
-        raise ModuleNotFoundError(f"{message}, or feature_network=None for a run without FID") from None
+        raise ModuleNotFoundError(
+            f"{message}, or feature_network=None for a run without FID"
+        ) from None
     except OSError as error:
         message = f"feature_network='inception' found no weights: the download failed ({error})"
         raise FileNotFoundError(f"{message}; connect this machine to the network, {ways}") from None
     except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"fid_weights={weights!r} holds no weights of FID's InceptionV3 ({reason}); {ways}") from None
+        raise ValueError(
+            f"fid_weights={weights!r} holds no weights of FID's InceptionV3 ({reason}); {ways}"
+        ) from None

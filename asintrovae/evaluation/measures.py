@@ -19,7 +19,9 @@ class Divergences(NamedTuple):
     jsd_nats: float
 
 
-def histogram_divergences(real: Tensor, fake: Tensor, extent: tuple[float, float], bins: int = 100) -> Divergences:
+def histogram_divergences(
+    real: Tensor, fake: Tensor, extent: tuple[float, float], bins: int = 100
+) -> Divergences:
     """Divergences between two clouds of points (N, 2), (M, 2), binned on extent² with bins x bins cells.
 
     The protocol of the tables works with densities P (real) and Q (fake) per cell: KL = Σ P (log P - log(Q + 1e-14))/100,
@@ -29,7 +31,10 @@ def histogram_divergences(real: Tensor, fake: Tensor, extent: tuple[float, float
     sizes: two samples of one distribution do not reach zero. Points outside extent² are left out.
     Raises ValueError if a cloud has another shape, holds NaN or has no point inside extent².
     """
-    p, q = (_histogram_density(cloud, extent, bins, name) for cloud, name in ((real, "real"), (fake, "fake")))
+    p, q = (
+        _histogram_density(cloud, extent, bins, name)
+        for cloud, name in ((real, "real"), (fake, "fake"))
+    )
     middle = (p + q) / 2
     cell = ((extent[1] - extent[0]) / bins) ** 2
     return Divergences(
@@ -42,9 +47,13 @@ def histogram_divergences(real: Tensor, fake: Tensor, extent: tuple[float, float
 
 def _histogram_density(points: Tensor, extent: tuple[float, float], bins: int, name: str) -> Tensor:
     if points.dim() != 2 or points.shape[1] != 2 or not bool(points.isfinite().all()):
-        raise ValueError(f"{name} must be finite points of shape (count, 2), got shape {tuple(points.shape)}")
+        raise ValueError(
+            f"{name} must be finite points of shape (count, 2), got shape {tuple(points.shape)}"
+        )
     low, high = extent
-    counts = torch.histogramdd(points.detach().cpu().double(), [bins, bins], range=[low, high, low, high]).hist
+    counts = torch.histogramdd(
+        points.detach().cpu().double(), [bins, bins], range=[low, high, low, high]
+    ).hist
     if counts.sum() == 0:
         raise ValueError(f"{name} has no point inside extent={extent}²")
     return counts / counts.sum() / ((high - low) / bins) ** 2
@@ -69,7 +78,9 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
     """
     # tr (C_a C_b)^½ is the sum of the square roots of the eigenvalues, real and non-negative up to rounding.
     root_trace = torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum()
-    squared: Tensor = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * root_trace
+    squared: Tensor = (
+        (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * root_trace
+    )
     return squared
 
 
@@ -101,7 +112,9 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
     """
     for name, features in (("real", real), ("fake", fake)):
         if len(features) <= k:
-            raise ValueError(f"{name} has {len(features)} examples, k={k} neighbours need at least {k + 1}; give more of them")
+            raise ValueError(
+                f"{name} has {len(features)} examples, k={k} neighbours need at least {k + 1}; give more of them"
+            )
     real, fake = real.cpu().double(), fake.cpu().double()  # mps has no float64
     return PrecisionRecall(_share_covered(fake, real, k), _share_covered(real, fake, k))
 
@@ -109,8 +122,15 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
 def _share_covered(points: Tensor, members: Tensor, k: int) -> float:
     """Mean of f(points, members), 1000 rows of distances at a time."""
     # The nearest member is the member itself; in float64 its computed distance stays below that of any other.
-    radii = torch.cat([torch.cdist(part, members).kthvalue(k + 1, dim=1).values for part in torch.split(members, 1000)])
-    covered = torch.cat([(torch.cdist(part, members) <= radii).any(1) for part in torch.split(points, 1000)])
+    radii = torch.cat(
+        [
+            torch.cdist(part, members).kthvalue(k + 1, dim=1).values
+            for part in torch.split(members, 1000)
+        ]
+    )
+    covered = torch.cat(
+        [(torch.cdist(part, members) <= radii).any(1) for part in torch.split(points, 1000)]
+    )
     return float(covered.double().mean())
 
 
@@ -183,6 +203,8 @@ def information_per_axis(q: Gaussian, noise: Tensor) -> Tensor:
     """
     information = []
     for mean, logvar, z in zip(q.mean.T, q.logvar.T, q.sample(noise).T, strict=True):
-        log_q = Gaussian(mean[:, None], logvar[:, None]).log_prob(z[:, None, None])  # (N, N): draw i under posterior j
+        log_q = Gaussian(mean[:, None], logvar[:, None]).log_prob(
+            z[:, None, None]
+        )  # (N, N): draw i under posterior j
         information.append((log_q.diagonal() - log_q.logsumexp(1)).mean() + math.log(len(z)))
     return torch.stack(information)

@@ -17,7 +17,14 @@ from torch import Tensor
 from asintrovae.files import write_atomically
 from asintrovae.ranges import check_other_range
 
-BLUE, ORANGE, GREEN, PINK, WINE, INDIGO = COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#882255", "#332288")
+BLUE, ORANGE, GREEN, PINK, WINE, INDIGO = COLORS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#882255",
+    "#332288",
+)
 """Okabe & Ito 2008, and two of Tol 2021 for the two of theirs that are too light for a line on white. BLUE is real or
 reconstructed, ORANGE generated, throughout."""
 
@@ -60,12 +67,16 @@ def images_figure(rows: Mapping[str, Tensor]) -> Figure:
     rows: name -> images (N, C, H, W) in [0, 1]; values outside are clamped. Raises ValueError,
     with the name, for images that are evidently in another range.
     """
-    from asintrovae.data._torchvision import torchvision  # here, so that only those who draw images wait for it
+    from asintrovae.data._torchvision import (
+        torchvision,
+    )  # here, so that only those who draw images wait for it
 
     figure, axes = plt.subplots(len(rows), 1, figsize=(7.2, 0.62 * len(rows) + 0.2), squeeze=False)
     for ax, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
         check_other_range(f"rows[{name!r}]", images, generated=True)
-        grid = torchvision.utils.make_grid(images.cpu().clamp(0, 1), nrow=len(images), padding=1, pad_value=1.0)
+        grid = torchvision.utils.make_grid(
+            images.cpu().clamp(0, 1), nrow=len(images), padding=1, pad_value=1.0
+        )
         ax.imshow(grid.permute(1, 2, 0))
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
@@ -73,7 +84,9 @@ def images_figure(rows: Mapping[str, Tensor]) -> Figure:
     return figure
 
 
-def history_figure(history: Sequence[Mapping[str, float]], panels: Mapping[str, Sequence[str]]) -> Figure:
+def history_figure(
+    history: Sequence[Mapping[str, float]], panels: Mapping[str, Sequence[str]]
+) -> Figure:
     """Curves of a run. panels: title -> names of terms as in the history; a term that it lacks is left out, an empty panel too.
 
     The axis is logarithmic where all values of a panel are above 0.
@@ -83,7 +96,10 @@ def history_figure(history: Sequence[Mapping[str, float]], panels: Mapping[str, 
     drawn = {title: names for title, names in drawn.items() if names} or drawn
     figure, axes = plt.subplots(1, len(drawn), figsize=(7.2, 2.5), squeeze=False)
     for ax, (title, names) in zip(axes[0], drawn.items(), strict=True):
-        curves = {name: [(row["iteration"], row[name]) for row in history if name in row] for name in names}
+        curves = {
+            name: [(row["iteration"], row[name]) for row in history if name in row]
+            for name in names
+        }
         for name, curve in curves.items():
             ax.plot(*zip(*curve, strict=True), label=name, lw=1)
         positive = all(value > 0 for curve in curves.values() for _, value in curve)
@@ -93,10 +109,14 @@ def history_figure(history: Sequence[Mapping[str, float]], panels: Mapping[str, 
     return figure
 
 
-def draw_posteriors(ax: Axes, mu: Tensor, var: Tensor, color: str, label: str | None = None) -> None:
+def draw_posteriors(
+    ax: Axes, mu: Tensor, var: Tensor, color: str, label: str | None = None
+) -> None:
     """Posteriors over two latent axes, (N, 2) means and variances, as ellipses of one standard deviation."""
     for index, (center, spread) in enumerate(zip(mu.tolist(), var.sqrt().tolist(), strict=True)):
-        ellipse = Ellipse(center, 2 * spread[0], 2 * spread[1], facecolor=color, edgecolor=color, alpha=0.35)
+        ellipse = Ellipse(
+            center, 2 * spread[0], 2 * spread[1], facecolor=color, edgecolor=color, alpha=0.35
+        )
         ellipse.set_label(label if index == 0 else None)
         ax.add_patch(ellipse)
     ax.scatter(mu[:, 0], mu[:, 1], s=4, color=color)

@@ -17,7 +17,10 @@ from asintrovae.running.records import load_run
 
 def _module(name: str) -> str:
     """The JavaScript of a widget, with what all share before it: anywidget takes one text."""
-    return "".join(Path(__file__).with_name(file).read_text(encoding="utf-8") for file in ("widget_parts.js", name))
+    return "".join(
+        Path(__file__).with_name(file).read_text(encoding="utf-8")
+        for file in ("widget_parts.js", name)
+    )
 
 
 def _number(default: float, low: float, high: float) -> Any:
@@ -49,7 +52,9 @@ class KernelExplorer(anywidget.AnyWidget):
     @traitlets.validate("n")
     def _whole_planes(self, proposal: Any) -> int:
         if proposal["value"] % 2:
-            raise traitlets.TraitError(f"n={proposal['value']} is odd; give an even number of latent axes, 2 to 256")
+            raise traitlets.TraitError(
+                f"n={proposal['value']} is odd; give an even number of latent axes, 2 to 256"
+            )
         return int(proposal["value"])
 
 
@@ -93,9 +98,17 @@ class AnnealingExplorer(anywidget.AnyWidget):
 
     def __init__(self, folder: Path, **values: Any) -> None:
         config, film = load_run(folder).config, load_film(folder)
-        weights = {name: getattr(config, name) for name in ("alpha", "beta_kl", "beta_neg")} | {"kappa": 0.5}  # points: 2 numbers
+        weights = {name: getattr(config, name) for name in ("alpha", "beta_kl", "beta_neg")} | {
+            "kappa": 0.5
+        }  # points: 2 numbers
         run = numpy.stack([film["iteration"], film["kl_g"], film["distance"]], axis=1).tolist()
-        super().__init__(total=config.iterations, warmup=config.warmup_iterations(), weights=weights, run=run, **values)
+        super().__init__(
+            total=config.iterations,
+            warmup=config.warmup_iterations(),
+            weights=weights,
+            run=run,
+            **values,
+        )
 
 
 class TrainingPlayer(anywidget.AnyWidget):
@@ -120,7 +133,9 @@ class TrainingPlayer(anywidget.AnyWidget):
         frames = films[0]["frames"].tolist()
         for name, film in zip(folders, films, strict=True):
             if film["frames"].tolist() != frames:
-                raise ValueError(f"folders[{name!r}] has pictures of other iterations than the first; record them together")
+                raise ValueError(
+                    f"folders[{name!r}] has pictures of other iterations than the first; record them together"
+                )
         config = load_run(next(iter(folders.values()))).config
         centers = toy_density("8gaussians").centers
         assert centers is not None
@@ -142,7 +157,9 @@ def load_film(folder: Path) -> dict[str, Any]:
     """
     file = Path(folder) / "frames.npz"
     if not file.exists():
-        raise FileNotFoundError(f"folder='{folder}' holds no frames.npz; record one with book/tools/training_frames.py")
+        raise FileNotFoundError(
+            f"folder='{folder}' holds no frames.npz; record one with book/tools/training_frames.py"
+        )
     try:
         with numpy.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
@@ -161,5 +178,10 @@ def _numbers(film: Mapping[str, Any]) -> list[list[float]]:
 
 def _pictures(film: Mapping[str, Any]) -> bytes:
     """Pictures one after the other: samples and posteriors as little-endian int16, the density as uint8 between them."""
-    rows = zip(film["samples"].astype("<i2"), film["density"].astype("u1"), film["posteriors"].astype("<i2"), strict=True)
+    rows = zip(
+        film["samples"].astype("<i2"),
+        film["density"].astype("u1"),
+        film["posteriors"].astype("<i2"),
+        strict=True,
+    )
     return b"".join(array.tobytes() for row in rows for array in row)

@@ -32,20 +32,31 @@ class Checkpoint:
     path: Path | None = None
 
 
-def collect(model: nn.Module, optimizers: dict[str, Optimizer], averages: dict[str, nn.Module]) -> dict[str, Tensor]:
+def collect(
+    model: nn.Module, optimizers: dict[str, Optimizer], averages: dict[str, nn.Module]
+) -> dict[str, Tensor]:
     """Flat tensors of a model, its optimisers and the moving averages of its halves, both by the half's name.
 
     Named model.<name>, average.<name> and optimizer.<half>.<parameter index>.<state name>.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in nn.ModuleDict(averages).state_dict().items()}
+    tensors |= {
+        f"average.{name}": tensor for name, tensor in nn.ModuleDict(averages).state_dict().items()
+    }
     for half, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{half}.{index}.{name}": tensor for name, tensor in state.items()}
+            tensors |= {
+                f"optimizer.{half}.{index}.{name}": tensor for name, tensor in state.items()
+            }
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizers: dict[str, Optimizer], averages: dict[str, nn.Module]) -> None:
+def restore(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizers: dict[str, Optimizer],
+    averages: dict[str, nn.Module],
+) -> None:
     """Put the tensors of a checkpoint back where `collect` took them from, to go on training."""
     model.load_state_dict(_below("model", checkpoint.tensors))
     nn.ModuleDict(averages).load_state_dict(_below("average", checkpoint.tensors))
@@ -54,14 +65,27 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizers: dict[str, Opti
         for name, tensor in _below(f"optimizer.{half}", checkpoint.tensors).items():
             index, state_name = name.split(".", 1)
             states.setdefault(int(index), {})[state_name] = tensor
-        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-        for parameter, state in optimizer.state.items():  # fused Adam goes through memory: all in the weight's own order
-            state |= {name: torch.empty_like(parameter).copy_(t) for name, t in state.items() if t.shape == parameter.shape}
+        optimizer.load_state_dict(
+            {"state": states, "param_groups": optimizer.state_dict()["param_groups"]}
+        )
+        for (
+            parameter,
+            state,
+        ) in (
+            optimizer.state.items()
+        ):  # fused Adam goes through memory: all in the weight's own order
+            state |= {
+                name: torch.empty_like(parameter).copy_(t)
+                for name, t in state.items()
+                if t.shape == parameter.shape
+            }
 
 
 def restore_evaluated(checkpoint: Checkpoint, model: nn.Module) -> None:
     """Give a model the weights that are evaluated: the averaged ones of a half that has a moving average, else its own."""
-    model.load_state_dict(_below("model", checkpoint.tensors) | _below("average", checkpoint.tensors))
+    model.load_state_dict(
+        _below("model", checkpoint.tensors) | _below("average", checkpoint.tensors)
+    )
 
 
 def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> None:
@@ -71,7 +95,9 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> None:
     """
     text = json.dumps(checkpoint.meta)
     metadata = {"json": text, "sha256": checksum(checkpoint.tensors, text)}
-    write_atomically(run_dir / CURRENT, save(checkpoint.tensors, metadata), previous=run_dir / PREVIOUS)
+    write_atomically(
+        run_dir / CURRENT, save(checkpoint.tensors, metadata), previous=run_dir / PREVIOUS
+    )
 
 
 def load_checkpoint(run_dir: Path) -> Checkpoint | None:
@@ -89,11 +115,16 @@ def load_checkpoint(run_dir: Path) -> Checkpoint | None:
             problems.append(f"{path} is damaged ({error})")
         else:
             for problem in problems:
-                warnings.warn(f"{problem}; going back to iteration {checkpoint.meta['iteration']}, before it", stacklevel=2)
+                warnings.warn(
+                    f"{problem}; going back to iteration {checkpoint.meta['iteration']}, before it",
+                    stacklevel=2,
+                )
             return checkpoint
     if problems:
         way_out = "put back a copy, or remove what is there to begin anew"
-        raise ParameterError(f"run_dir={str(run_dir)!r} holds no whole checkpoint: {' and '.join(problems)}; {way_out}")
+        raise ParameterError(
+            f"run_dir={str(run_dir)!r} holds no whole checkpoint: {' and '.join(problems)}; {way_out}"
+        )
     return None
 
 
@@ -118,13 +149,20 @@ def _read(path: Path) -> Checkpoint:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
     text = metadata["json"]
-    if metadata.get("sha256", "") not in ("", checksum(tensors, text)):  # "": written before there were checksums
+    if metadata.get("sha256", "") not in (
+        "",
+        checksum(tensors, text),
+    ):  # "": written before there were checksums
         raise ValueError("its content does not fit its checksum")
     return Checkpoint(tensors, json.loads(text), path)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix + "."): tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
+    return {
+        name.removeprefix(prefix + "."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix + ".")
+    }
 
 
 def all_finite(tensors: dict[str, Tensor]) -> bool:

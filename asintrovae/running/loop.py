@@ -39,14 +39,18 @@ AGREEMENT = 10
 """After how many iterations several processes ask each other whether one was told to stop; each time their devices wait."""
 
 
-def draw_steps(data: Data, config: RunConfig, phases: tuple[Phase, ...], i: int) -> Iterator[tuple[Phase, Tensor, Noise]]:
+def draw_steps(
+    data: Data, config: RunConfig, phases: tuple[Phase, ...], i: int
+) -> Iterator[tuple[Phase, Tensor, Noise]]:
     """Every step of iteration i of a run with its batch and its noise, the latter on the CPU; a function of seed and i alone."""
     generator = generator_for(config.seed, "noise", i)
     most_steps = max(phase.steps for phase in phases)
     for phase in phases:
         for step in range(phase.steps):
             x = data.batch(i * most_steps + step)
-            drawn = Noise.draw(len(x) * world()[1], config.latent_dim, generator)  # the same in every process
+            drawn = Noise.draw(
+                len(x) * world()[1], config.latent_dim, generator
+            )  # the same in every process
             yield phase, x, Noise(*map(share, drawn))
 
 
@@ -58,7 +62,9 @@ def every(done: int, step: int, total: int) -> bool:
 class Loop:
     """The state of a run while it trains: what a checkpoint holds, and what every iteration needs."""
 
-    def __init__(self, model: nn.Module, objective: Objective, data: Data, config: RunConfig) -> None:
+    def __init__(
+        self, model: nn.Module, objective: Objective, data: Data, config: RunConfig
+    ) -> None:
         self.model, self.objective, self.data, self.config = model, objective, data, config
         self.fabric = fabric_for(config)
         self.memory_format = torch.channels_last if config.channels_last else torch.preserve_format
@@ -66,14 +72,22 @@ class Loop:
         self.called = compiled(model) if config.compile else model
         self.optimizers = build_optimizers(model, config)
         self.images_from = [name for name in ("decoder", "generator") if hasattr(model, name)]
-        self.averages = {name: copy.deepcopy(getattr(model, name)) for name in self.images_from if config.ema}
-        self.fixed_batch = functools.cache(data.batch)  # kept: out of order they cost a streamed data set a new start
+        self.averages = {
+            name: copy.deepcopy(getattr(model, name)) for name in self.images_from if config.ema
+        }
+        self.fixed_batch = functools.cache(
+            data.batch
+        )  # kept: out of order they cost a streamed data set a new start
         self.average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
         self.warmup, self.warmup_end = VAE(config.beta_rec, config.beta_kl, config.kl_annealing), 0
         if {"encoder", "decoder"} <= self.optimizers.keys():
             self.warmup_end = config.warmup_iterations()
         self.start, self.result, self.watch = 0, TrainingResult(), FiniteWatch()
-        self.run_dir, self.clock, self.interruption = Path(config.run_dir), time.monotonic(), Interruption()
+        self.run_dir, self.clock, self.interruption = (
+            Path(config.run_dir),
+            time.monotonic(),
+            Interruption(),
+        )
 
     def run(self, name: str) -> None:
         """Iterate to the end, log and save when it is due; stops early where the run has diverged, or is to be interrupted."""
@@ -81,7 +95,10 @@ class Loop:
         for i in tqdm(range(start, total), initial=start, total=total, desc=name, disable=silent):
             terms = self.iterate(i)
             self.watch.note(i, terms)
-            log, save = (every(i + 1, step, total) for step in (self.config.log_every, self.config.checkpoint_every))
+            log, save = (
+                every(i + 1, step, total)
+                for step in (self.config.log_every, self.config.checkpoint_every)
+            )
             agree = world()[1] == 1 or every(i + 1, AGREEMENT, total)
             if stop := agree and largest(
                 self.interruption.stop_signal, self.fabric.device
@@ -128,7 +145,13 @@ class Loop:
         for optimizer in learners:
             optimizer.step()
         for half in self.averages.keys() & phase.learns:
-            self.average(*(list(part.parameters()) for part in (self.averages[half], getattr(self.model, half))), None)
+            self.average(
+                *(
+                    list(part.parameters())
+                    for part in (self.averages[half], getattr(self.model, half))
+                ),
+                None,
+            )
         return values
 
     def exchange(self, phase: Phase, terms: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -154,7 +177,10 @@ class Loop:
             self.save(0)
             return
         if checkpoint.meta["code"] != code_hash():
-            warnings.warn(f"run_dir={str(self.run_dir)!r} was begun with another version of the code", stacklevel=3)
+            warnings.warn(
+                f"run_dir={str(self.run_dir)!r} was begun with another version of the code",
+                stacklevel=3,
+            )
         if world()[0] == 0:
             make_current(self.run_dir, checkpoint)
         restore(checkpoint, self.model, self.optimizers, self.averages)
@@ -165,7 +191,9 @@ class Loop:
 
     def log(self, done: int, terms: dict[str, Tensor]) -> None:
         """Add a row to the history; waits for the device."""
-        self.result.history.append({"iteration": done} | {name: float(value) for name, value in terms.items()})
+        self.result.history.append(
+            {"iteration": done} | {name: float(value) for name, value in terms.items()}
+        )
 
     def save(self, done: int, at_once: bool = False) -> bool:
         """Save a checkpoint after `done` iterations; False where the weights are not finite.
@@ -179,7 +207,9 @@ class Loop:
             precise_batchnorm(halves, self.fixed_batch, self.config.latent_dim, self.config.seed)
         self.result.seconds += self.lap()
         tensors = collect(self.model, self.optimizers, self.averages)
-        if not all_finite(tensors):  # a broken gradient shows in the weights before it shows in a term
+        if not all_finite(
+            tensors
+        ):  # a broken gradient shows in the weights before it shows in a term
             self.result.divergence = NonFinite(done - 1, "weights")
             return False
         if world()[0] == 0:  # all processes hold the same
@@ -198,7 +228,9 @@ class Loop:
 
     def show_progress(self, done: int) -> None:
         """Write what the evaluated model makes of the same 16 prior samples to run_dir/progress; nothing for points."""
-        z = torch.randn(16, self.config.latent_dim, generator=generator_for(self.config.seed, "samples"))
+        z = torch.randn(
+            16, self.config.latent_dim, generator=generator_for(self.config.seed, "samples")
+        )
         for name in self.images_from:
             half = self.averages.get(name, getattr(self.model, name))
             with evaluating(half):
@@ -239,7 +271,10 @@ def build_optimizers(model: nn.Module, config: RunConfig) -> dict[str, Optimizer
     fused: one pass over each weight with all that belongs to it instead of a dozen, on a CPU and on a GPU.
     """
     halves = model.named_children()
-    return {name: Adam(half.parameters(), config.learning_rate, config.adam_betas, fused=True) for name, half in halves}
+    return {
+        name: Adam(half.parameters(), config.learning_rate, config.adam_betas, fused=True)
+        for name, half in halves
+    }
 
 
 def set_learning_rate(optimizers: dict[str, Optimizer], config: RunConfig, i: int) -> None:

@@ -29,10 +29,18 @@ def fabric_for(config: RunConfig) -> "Fabric":
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         index: list[int] | int = [device.index or 0] if device.type == "cuda" else 1
         alone = LightningEnvironment()  # even where a batch system has started several of us
-        return Fabric(accelerator=device.type, devices=index, precision=config.precision, plugins=alone)
+        return Fabric(
+            accelerator=device.type, devices=index, precision=config.precision, plugins=alone
+        )
     here, everywhere = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     nodes = everywhere // here
-    fabric = Fabric(accelerator=device.type, devices=here, num_nodes=nodes, strategy="ddp", precision=config.precision)
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=here,
+        num_nodes=nodes,
+        strategy="ddp",
+        precision=config.precision,
+    )
     fabric.launch()
     return fabric
 
@@ -45,11 +53,20 @@ def run_processes(config: RunConfig, threads: int = 1) -> dict[str, Any]:
     RuntimeError with the end of what was printed if one failed; the checkpoint is then the last that was saved.
     """
     if config.torch_device().type == "cuda" and config.devices > torch.cuda.device_count():
-        raise ParameterError(f"devices={config.devices}: this machine has {torch.cuda.device_count()} GPUs")
+        raise ParameterError(
+            f"devices={config.devices}: this machine has {torch.cuda.device_count()} GPUs"
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "parameters.json"
         path.write_text(config.model_dump_json())
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.devices)]
+        launcher = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(config.devices),
+        ]
         command = [*launcher, "-m", "asintrovae.running.worker", str(path), "--while-stdin-is-open"]
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         # A session of their own: a signal reaches them through `terminate` below, once and in order.
@@ -59,7 +76,9 @@ def run_processes(config: RunConfig, threads: int = 1) -> dict[str, Any]:
         with interruptible([config.run_dir], forward=processes.terminate), processes:
             assert processes.stderr is not None
             try:
-                for line in TextIOWrapper(processes.stderr, errors="replace", newline=""):  # progress, to where one's own goes
+                for line in TextIOWrapper(
+                    processes.stderr, errors="replace", newline=""
+                ):  # progress, to where one's own goes
                     last.append(line)
                     sys.stderr.write(line)
             except BaseException:
@@ -67,6 +86,8 @@ def run_processes(config: RunConfig, threads: int = 1) -> dict[str, Any]:
                 raise
         if processes.returncode:
             kept = f"run_dir={config.run_dir!r} keeps the last checkpoint, from which the same command goes on"
-            raise RuntimeError(f"devices={config.devices}: a process failed; {kept}; the last that was said:\n{''.join(last)}")
+            raise RuntimeError(
+                f"devices={config.devices}: a process failed; {kept}; the last that was said:\n{''.join(last)}"
+            )
         result: dict[str, Any] = json.loads(path.with_name("result.json").read_text())
         return result

@@ -65,7 +65,9 @@ def _as_text(node: Any) -> str:
         return repr(node)
     omitted = ("ctx", "kind", "type_comment", "type_params")
     fields = ((name, value) for name, value in ast.iter_fields(node) if name not in omitted)
-    given = (f"{name}={_as_text(value)}" for name, value in fields if value is not None and value != [])
+    given = (
+        f"{name}={_as_text(value)}" for name, value in fields if value is not None and value != []
+    )
     return f"{type(node).__name__}({','.join(given)})"
 
 
@@ -106,7 +108,9 @@ FREE_PARAMETERS = {
 }
 
 
-def describe(done: int, result: TrainingResult, config: RunConfig, objective: Objective, data: Data) -> dict[str, Any]:
+def describe(
+    done: int, result: TrainingResult, config: RunConfig, objective: Objective, data: Data
+) -> dict[str, Any]:
     """What a checkpoint after `done` iterations says beside its tensors."""
     return {
         "iteration": done,
@@ -121,8 +125,12 @@ def describe(done: int, result: TrainingResult, config: RunConfig, objective: Ob
 
 def described(objective: Objective) -> dict[str, Any]:
     """Return the class of an objective as "objective" and its fields as "objective.<name>", in values of JSON."""
-    values = {f"objective.{field.name}": getattr(objective, field.name) for field in fields_of(objective)}
-    plain: dict[str, Any] = json.loads(json.dumps({"objective": type(objective).__qualname__, **values}, default=repr))
+    values = {
+        f"objective.{field.name}": getattr(objective, field.name) for field in fields_of(objective)
+    }
+    plain: dict[str, Any] = json.loads(
+        json.dumps({"objective": type(objective).__qualname__, **values}, default=repr)
+    )
     return plain
 
 
@@ -132,7 +140,11 @@ def saved_objective(saved: str | dict[str, Any], objective: Objective) -> dict[s
     saved: older checkpoints hold the repr. objective: gives the defaults of the fields that did not exist when it was saved.
     """
     fields = fields_of(objective)
-    defaults = {f"objective.{field.name}": field.default for field in fields if field.default is not dataclasses.MISSING}
+    defaults = {
+        f"objective.{field.name}": field.default
+        for field in fields
+        if field.default is not dataclasses.MISSING
+    }
     return defaults | (from_repr(saved) if isinstance(saved, str) else saved)
 
 
@@ -146,22 +158,30 @@ def from_repr(text: str) -> dict[str, Any]:
     try:
         call = ast.parse(text, mode="eval").body
         assert isinstance(call, ast.Call)
-        values = {f"objective.{keyword.arg}": ast.literal_eval(keyword.value) for keyword in call.keywords}
+        values = {
+            f"objective.{keyword.arg}": ast.literal_eval(keyword.value) for keyword in call.keywords
+        }
         return {"objective": ast.unparse(call.func), **values}
     except (SyntaxError, ValueError, AssertionError):
         return {"objective": text}
 
 
-def check_another_run(config: RunConfig, objective: Objective, checkpoint: Checkpoint | None, data: Data | None = None) -> None:
+def check_another_run(
+    config: RunConfig, objective: Objective, checkpoint: Checkpoint | None, data: Data | None = None
+) -> None:
     """Raise ParameterError, listing the differences, if the checkpoint in run_dir is of a run with other parameters or data."""
     if checkpoint is None:
         return
     saved, wanted = with_defaults(checkpoint.meta["config"]), config.model_dump(mode="json")
     found = differences(saved, wanted, FREE_PARAMETERS)
     if not found:  # an objective need not be built from the config
-        found = differences(saved_objective(checkpoint.meta["objective"], objective), described(objective))
+        found = differences(
+            saved_objective(checkpoint.meta["objective"], objective), described(objective)
+        )
     if found:
-        raise ParameterError(f"run_dir={config.run_dir!r} holds another run ({found}); choose another run_dir")
+        raise ParameterError(
+            f"run_dir={config.run_dir!r} holds another run ({found}); choose another run_dir"
+        )
     begun, here = checkpoint.meta.get("data", ""), getattr(data, "fingerprint", "")
     if begun and here and begun != here:
         raise ParameterError(

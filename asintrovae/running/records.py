@@ -34,7 +34,9 @@ class Run:
     model: Autoencoder | GAN | None
 
 
-def save_record(config: RunConfig, result: TrainingResult, metrics: dict[str, Any], skipped_images: int = 0) -> dict[str, Any]:
+def save_record(
+    config: RunConfig, result: TrainingResult, metrics: dict[str, Any], skipped_images: int = 0
+) -> dict[str, Any]:
     """Write history.csv and record.json to config.run_dir; returns the record.
 
     metrics: from `evaluate`. One that is not finite becomes None. The record's "not_measured" holds
@@ -54,7 +56,9 @@ def save_record(config: RunConfig, result: TrainingResult, metrics: dict[str, An
         "trained_together": result.members,
         "skipped_images": skipped_images,
         "config": config.model_dump(mode="json"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}",
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type} {platform.machine()}",
         "threads": threads_for(config),
         "versions": versions(),
         "code": code_hash(),
@@ -75,7 +79,9 @@ RECORDED_SAMPLES = 2000
 def save_samples(config: RunConfig, points: Tensor) -> None:
     """Write the first RECORDED_SAMPLES of generated points (N, 2) to run_dir/samples.npy, in float16 (three digits)."""
     content = io.BytesIO()
-    numpy.save(content, points[:RECORDED_SAMPLES].cpu().numpy().astype(numpy.float16), allow_pickle=False)
+    numpy.save(
+        content, points[:RECORDED_SAMPLES].cpu().numpy().astype(numpy.float16), allow_pickle=False
+    )
     write_atomically(Path(config.run_dir) / "samples.npy", content.getvalue())
 
 
@@ -118,7 +124,9 @@ def load_run(run_dir: str | Path) -> Run:
     """
     run_dir = Path(expand_home("run_dir", run_dir))
     if not (run_dir / "record.json").exists():
-        raise FileNotFoundError(f"run_dir='{run_dir}' holds no record.json; train first, or give the folder of a finished run")
+        raise FileNotFoundError(
+            f"run_dir='{run_dir}' holds no record.json; train first, or give the folder of a finished run"
+        )
     record = read_record(run_dir / "record.json")
     with naming(run_dir / "record.json"):
         config = RunConfig(**with_defaults(record["config"]))
@@ -126,7 +134,9 @@ def load_run(run_dir: str | Path) -> Run:
     checkpoint = load_checkpoint(run_dir)
     if checkpoint is None:
         return Run(config, record, history, None)
-    here = config.model_copy(update={"device": "cpu"})  # readable on a machine without the device it was trained on
+    here = config.model_copy(
+        update={"device": "cpu"}
+    )  # readable on a machine without the device it was trained on
     model = build_model(here, example_shape(here))
     restore_evaluated(checkpoint, model)
     return Run(config, record, history, model)
@@ -141,7 +151,9 @@ def load_records(folder: str | Path) -> dict[str, dict[str, Any]]:
     folder = Path(expand_home("folder", folder))
     paths = sorted(folder.rglob("record.json"), key=lambda path: path.parts)
     if not paths:
-        raise FileNotFoundError(f"folder='{folder}' holds no record.json; run the sweep that fills it, or name another")
+        raise FileNotFoundError(
+            f"folder='{folder}' holds no record.json; run the sweep that fills it, or name another"
+        )
     return {path.parent.relative_to(folder).as_posix(): read_record(path) for path in paths}
 
 

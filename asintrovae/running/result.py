@@ -40,7 +40,9 @@ class FiniteWatch:
     def note(self, i: int, terms: dict[str, Tensor]) -> None:
         """Look at the terms of iteration i."""
         key = "\n".join(terms)
-        values = torch.stack([value.float().reshape(-1) for value in terms.values()])  # (terms, members)
+        values = torch.stack(
+            [value.float().reshape(-1) for value in terms.values()]
+        )  # (terms, members)
         seen = self.iterations.get(key)
         if seen is None:
             seen = torch.full(values.shape, -1, device=values.device)
@@ -52,7 +54,9 @@ class FiniteWatch:
         for key, iterations in self.iterations.items():
             names = key.split("\n")
             phases = [name.split(".")[0] for name in names]
-            for phase, name, iteration in zip(phases, names, iterations[:, member].tolist(), strict=True):
+            for phase, name, iteration in zip(
+                phases, names, iterations[:, member].tolist(), strict=True
+            ):
                 if iteration >= 0:
                     found.append((iteration, phases.index(phase), name.endswith(".loss"), name))
         if not found:

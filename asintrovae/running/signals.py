@@ -24,7 +24,9 @@ SAME_REQUEST = 1.0
 
 
 @contextmanager
-def interruptible(run_dirs: Sequence[str], forward: Callable[[], object] | None = None) -> Iterator[Interruption]:
+def interruptible(
+    run_dirs: Sequence[str], forward: Callable[[], object] | None = None
+) -> Iterator[Interruption]:
     """Note SIGINT and SIGTERM instead of ending at once, so that the body can save and stop.
 
     A second SIGINT acts at once, as it would outside. A second SIGTERM changes nothing: who sends
@@ -39,8 +41,14 @@ def interruptible(run_dirs: Sequence[str], forward: Callable[[], object] | None 
     """
     interruption, asked_at = Interruption(), 0.0
     here = threading.current_thread() is threading.main_thread()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if here}
-    handlers = {number: handler for number, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
+    handlers = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if here
+    }
+    handlers = {
+        number: handler
+        for number, handler in handlers.items()
+        if handler not in (None, signal.SIG_IGN)
+    }
 
     def restore() -> None:
         for number, handler in handlers.items():
@@ -70,7 +78,11 @@ def interruptible(run_dirs: Sequence[str], forward: Callable[[], object] | None 
             "the checkpoint, from which the same command goes on"
         )
         tell_the_terminal(message)
-        raise KeyboardInterrupt(message) if interruption.stop_signal == signal.SIGINT else SystemExit(message)
+        raise (
+            KeyboardInterrupt(message)
+            if interruption.stop_signal == signal.SIGINT
+            else SystemExit(message)
+        )
 
 
 class _AnyProcess:

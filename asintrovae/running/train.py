@@ -47,11 +47,17 @@ def train(model: nn.Module, objective: Objective, data: Data, config: RunConfig)
         return train_here(model, objective, data, config)
 
 
-def train_here(model: nn.Module, objective: Objective, data: Data, config: RunConfig) -> TrainingResult:
+def train_here(
+    model: nn.Module, objective: Objective, data: Data, config: RunConfig
+) -> TrainingResult:
     """What `train` does, in this process alone or as one of several."""
     loop = Loop(model, objective, data, config)
     first = world()[0] == 0  # of several processes, it writes
-    with locked([config.run_dir] * first), interruptible([config.run_dir]) as loop.interruption, explain_out_of_memory(config):
+    with (
+        locked([config.run_dir] * first),
+        interruptible([config.run_dir]) as loop.interruption,
+        explain_out_of_memory(config),
+    ):
         loop.resume()
         model.train()
         loop.run(config.model)
@@ -66,7 +72,9 @@ def train_in_processes(model: nn.Module, objective: Objective, config: RunConfig
     The processes are then ended, those that still run too.
     """
     if repr(objective) != repr(build_objective(config)):
-        raise ParameterError(f"devices={config.devices}: processes build {config.model!r} from the parameters, not {objective!r}")
+        raise ParameterError(
+            f"devices={config.devices}: processes build {config.model!r} from the parameters, not {objective!r}"
+        )
     with locked([config.run_dir]):  # one line here is clearer than what a process says
         check_another_run(config, objective, load_checkpoint(Path(config.run_dir)))
     found = run_processes(config, threads_for(config))

@@ -31,9 +31,13 @@ from asintrovae.running.train import train
 def main(path: Path) -> None:
     """Train the run that the file describes; the first process writes the result."""
     config = RunConfig(**json.loads(path.read_text()))
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its greetings come once per process
+    logging.getLogger("lightning_fabric").setLevel(
+        logging.WARNING
+    )  # its greetings come once per process
     fabric = fabric_for(config)
-    config = RunConfig(**{**config.model_dump(), "devices": fabric.world_size})  # refuses a batch that cannot be shared
+    config = RunConfig(
+        **{**config.model_dump(), "devices": fabric.world_size}
+    )  # refuses a batch that cannot be shared
     config = config.model_copy(update={"device": str(fabric.device)})
     data = build_data(config)
     result = train(build_model(config, data.shape), build_objective(config), data, config)

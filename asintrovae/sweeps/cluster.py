@@ -31,18 +31,29 @@ def run_point(point: Point, gpus: Sequence[str] = ()) -> None:
     if gpus:  # workers of a local cluster are called 0, 1, ..., a restarted one as before
         environment["CUDA_VISIBLE_DEVICES"] = gpus[int(get_worker().name) % len(gpus)]
     command = [sys.executable, "-m", "asintrovae.sweeps", "--point", point.name]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "bufsize": 0}
+    pipes: dict[str, Any] = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "bufsize": 0,
+    }
     # A session of its own: Ctrl-C reaches it through its stdin, after the scheduler knows that it is not to be retried.
-    with subprocess.Popen(command, cwd=point.folder, env=environment, start_new_session=True, **pipes) as process:
+    with subprocess.Popen(
+        command, cwd=point.folder, env=environment, start_new_session=True, **pipes
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         RUNNING[str(point.run_dir)] = process
         with suppress(BrokenPipeError):
             process.stdin.write(json.dumps(asdict(point)).encode() + b"\n")
-        said = process.stdout.read().decode(errors="replace").strip()  # ends when the kernel, too, is gone
+        said = (
+            process.stdout.read().decode(errors="replace").strip()
+        )  # ends when the kernel, too, is gone
     RUNNING.pop(str(point.run_dir), None)
     if process.returncode:
-        raise RuntimeError(said.splitlines()[-1] if said else f"its process ended with status {process.returncode}")
+        raise RuntimeError(
+            said.splitlines()[-1] if said else f"its process ended with status {process.returncode}"
+        )
 
 
 def dask_setup(_: Any) -> None:
@@ -66,12 +77,19 @@ def run_points(client: Any, points: list[Point], gpus: Sequence[str], bar: Any) 
     from distributed import as_completed
 
     futures = client.map(run_point, points, gpus=gpus, pure=False, retries=1)
-    names, failed = {future.key: point.name for future, point in zip(futures, points, strict=True)}, 0
+    names, failed = (
+        {future.key: point.name for future, point in zip(futures, points, strict=True)},
+        0,
+    )
     try:
         for future in as_completed(futures):
             if future.status != "finished":
                 gone = future.status in ("cancelled", "lost")
-                error = "the cluster is gone; the same command goes on" if gone else f"failed twice: {future.exception()}"
+                error = (
+                    "the cluster is gone; the same command goes on"
+                    if gone
+                    else f"failed twice: {future.exception()}"
+                )
                 bar.write(f"{names[future.key]}: {error}", file=sys.stderr)
                 failed += 1
             future.release()  # a result that is held would be made again when the worker that has it dies
@@ -86,7 +104,9 @@ def run_points(client: Any, points: list[Point], gpus: Sequence[str], bar: Any) 
 
 
 @contextmanager
-def cluster_for(points: list[Point], scheduler: str | None, workers: int | None) -> Iterator[tuple[Any, list[str]]]:
+def cluster_for(
+    points: list[Point], scheduler: str | None, workers: int | None
+) -> Iterator[tuple[Any, list[str]]]:
     """A client, of the cluster at the address `scheduler` or of one on this machine, and the GPUs of its workers."""
     with sweep_imports():
         import dask
@@ -108,7 +128,12 @@ def cluster_for(points: list[Point], scheduler: str | None, workers: int | None)
     groups = gpu_groups(devices) if cuda else []
     count = min(len(points), workers or len(groups) or max(1, processors() // devices))
     # A worker that dies takes no blame for it: what it ran goes on elsewhere, up to the tenth time.
-    with dask.config.set({"distributed.scheduler.allowed-failures": 10, "distributed.scheduler.worker-saturation": 1.0}):
+    with dask.config.set(
+        {
+            "distributed.scheduler.allowed-failures": 10,
+            "distributed.scheduler.worker-saturation": 1.0,
+        }
+    ):
         cluster = LocalCluster(
             n_workers=count,
             threads_per_worker=1,
@@ -124,7 +149,11 @@ def cluster_for(points: list[Point], scheduler: str | None, workers: int | None)
 def gpu_groups(size: int) -> list[str]:
     """CUDA_VISIBLE_DEVICES for each of as many workers as there are groups of `size` GPUs."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    gpus = (
+        visible.split(",")
+        if visible
+        else [str(index) for index in range(torch.cuda.device_count())]
+    )
     if size > len(gpus):
         raise ParameterError(f"devices={size}: this machine has {len(gpus)} GPUs")
     return [",".join(gpus[first : first + size]) for first in range(0, len(gpus) - size + 1, size)]

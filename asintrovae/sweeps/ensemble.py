@@ -58,7 +58,9 @@ def shape_of(config: RunConfig) -> tuple[Any, ...]:
 
     It is every parameter outside MEMBER_PARAMETERS, and which of OPTIONAL_WEIGHTS are None.
     """
-    shared = {name: value for name, value in config.model_dump().items() if name not in MEMBER_PARAMETERS}
+    shared = {
+        name: value for name, value in config.model_dump().items() if name not in MEMBER_PARAMETERS
+    }
     missing = ((f"{name} is None", getattr(config, name) is None) for name in OPTIONAL_WEIGHTS)
     return (*shared.items(), *missing, ("warmup", config.warmup_iterations()))
 
@@ -83,7 +85,11 @@ def train_together(configs: Sequence[RunConfig]) -> list[TrainingResult]:
     """What `train_ensemble` does for runs that fit together."""
     run_dirs = [config.run_dir for config in configs]
     results: dict[int, TrainingResult] = {}
-    with locked(run_dirs), interruptible(run_dirs) as interruption, explain_out_of_memory(configs[0]):
+    with (
+        locked(run_dirs),
+        interruptible(run_dirs) as interruption,
+        explain_out_of_memory(configs[0]),
+    ):
         checkpoints = [load_checkpoint(Path(run_dir)) for run_dir in run_dirs]
         begun = [checkpoint.meta["iteration"] if checkpoint else 0 for checkpoint in checkpoints]
         for start in sorted(set(begun)):
@@ -124,34 +130,49 @@ def check_misfits(configs: Sequence[RunConfig]) -> None:
     first = configs[0]
     for config in configs:
         if config.dataset not in DATASETS["points"]:
-            raise ParameterError(f"dataset={config.dataset!r}: an ensemble trains on {', '.join(DATASETS['points'])}; use train")
+            raise ParameterError(
+                f"dataset={config.dataset!r}: an ensemble trains on {', '.join(DATASETS['points'])}; use train"
+            )
         if config.devices > 1:
-            raise ParameterError(f"devices={config.devices}: an ensemble is one process; use devices=1, or train")
+            raise ParameterError(
+                f"devices={config.devices}: an ensemble is one process; use devices=1, or train"
+            )
         if config.compile:
-            raise ParameterError("compile=True: an ensemble is not compiled; leave it out, or use train")
+            raise ParameterError(
+                "compile=True: an ensemble is not compiled; leave it out, or use train"
+            )
         for (name, one), (_, other) in zip(shape_of(first), shape_of(config), strict=True):
             if one != other:
-                raise ParameterError(f"{name}: {one!r} and {other!r} do not fit into one ensemble; train them apart")
+                raise ParameterError(
+                    f"{name}: {one!r} and {other!r} do not fit into one ensemble; train them apart"
+                )
 
 
 def stack(models: Sequence[nn.Module]) -> nn.Module:
     """A model whose parameters hold those of all models along a new first axis, (M, ...), by the same names; not to be called."""
     stacked = deepcopy(models[0])
-    for parameter, *members in zip(stacked.parameters(), *(model.parameters() for model in models), strict=True):
+    for parameter, *members in zip(
+        stacked.parameters(), *(model.parameters() for model in models), strict=True
+    ):
         parameter.data = torch.stack([member.detach() for member in members])
     return stacked
 
 
 def member_of(tensors: dict[str, Tensor], k: int) -> dict[str, Tensor]:
     """Checkpoint tensors of member k; Adam counts its steps once for all."""
-    return {name: tensor.clone() if tensor.dim() == 0 else tensor[k].clone() for name, tensor in tensors.items()}
+    return {
+        name: tensor.clone() if tensor.dim() == 0 else tensor[k].clone()
+        for name, tensor in tensors.items()
+    }
 
 
 def stacked(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:
     """The tensors of which `member_of` gives the members'."""
     first = checkpoints[0].tensors
     return {
-        name: tensor if tensor.dim() == 0 else torch.stack([checkpoint.tensors[name] for checkpoint in checkpoints])
+        name: tensor
+        if tensor.dim() == 0
+        else torch.stack([checkpoint.tensors[name] for checkpoint in checkpoints])
         for name, tensor in first.items()
     }
 
@@ -163,7 +184,9 @@ class _Called(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, phase: Phase, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
+    def forward(
+        self, phase: Phase, x: Tensor, noise: Noise, progress: float
+    ) -> tuple[Tensor, Terms]:
         return phase.loss(self.model, x, noise, progress)
 
 
@@ -175,10 +198,15 @@ class StackedObjective:
 
     def __init__(self, objectives: Sequence[Any], model: nn.Module) -> None:
         self.objective, self.called = objectives[0], _Called(model)
-        columns = {field.name: [getattr(o, field.name) for o in objectives] for field in dataclasses.fields(self.objective)}
+        columns = {
+            field.name: [getattr(o, field.name) for o in objectives]
+            for field in dataclasses.fields(self.objective)
+        }
         device = next(model.parameters()).device
         # What all share stays a number: at c = 1, for one, D is then not evaluated.
-        self.weights = {name: torch.tensor(c, device=device) for name, c in columns.items() if len(set(c)) > 1}
+        self.weights = {
+            name: torch.tensor(c, device=device) for name, c in columns.items() if len(set(c)) > 1
+        }
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -188,15 +216,21 @@ class StackedObjective:
             for index, phase in enumerate(self.objective.phases)
         )
 
-    def loss(self, index: int, model: nn.Module, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
+    def loss(
+        self, index: int, model: nn.Module, x: Tensor, noise: Noise, progress: float
+    ) -> tuple[Tensor, Terms]:
         """Sum of the members' losses, and their losses and terms, (M,)."""
 
-        def of_member(parameters: dict[str, Tensor], weights: dict[str, Tensor], x: Tensor, noise: Noise) -> Terms:
+        def of_member(
+            parameters: dict[str, Tensor], weights: dict[str, Tensor], x: Tensor, noise: Noise
+        ) -> Terms:
             phase = dataclasses.replace(self.objective, **weights).phases[index]
             value, terms = functional_call(self.called, parameters, (phase, x, noise, progress))
             return {"loss": value, **terms}
 
-        parameters: dict[str, Tensor] = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
+        parameters: dict[str, Tensor] = {
+            f"model.{name}": parameter for name, parameter in model.named_parameters()
+        }
         terms: Terms = vmap(of_member)(parameters, self.weights, x, noise)
         return terms["loss"].sum(), terms
 
@@ -206,13 +240,19 @@ class EnsembleLoop(Loop):
 
     def __init__(self, configs: Sequence[RunConfig]) -> None:
         self.configs = list(configs)
-        self.datasets = [build_data(config.model_copy(update={"device": "cpu"})) for config in configs]
+        self.datasets = [
+            build_data(config.model_copy(update={"device": "cpu"})) for config in configs
+        ]
         self.objectives: list[Objective] = [build_objective(config) for config in configs]
-        models = [build_model(config, data.shape) for config, data in zip(configs, self.datasets, strict=True)]
+        models = [
+            build_model(config, data.shape)
+            for config, data in zip(configs, self.datasets, strict=True)
+        ]
         objective = StackedObjective(self.objectives, models[0])
         super().__init__(stack(models), objective, self.datasets[0], self.configs[0])
         self.warmup = StackedObjective(
-            [VAE(config.beta_rec, config.beta_kl, config.kl_annealing) for config in configs], models[0]
+            [VAE(config.beta_rec, config.beta_kl, config.kl_annealing) for config in configs],
+            models[0],
         )  # type: ignore[assignment]
         self.results = [TrainingResult(members=len(configs)) for _ in configs]
         self.prefetched: Iterator[list[tuple[Tensor, Noise]]] | None = None
@@ -232,9 +272,15 @@ class EnsembleLoop(Loop):
     def __getitem__(self, i: int) -> list[tuple[Tensor, Noise]]:
         """Batch and noise of every step of iteration i, all members stacked, on the CPU; what a DataLoader asks for."""
         phases = self.phases(i)
-        members = (draw_steps(data, config, phases, i) for data, config in zip(self.datasets, self.configs, strict=True))
+        members = (
+            draw_steps(data, config, phases, i)
+            for data, config in zip(self.datasets, self.configs, strict=True)
+        )
         columns = (tuple(zip(*steps, strict=True)) for steps in zip(*members, strict=True))
-        return [(torch.stack(xs), Noise(*map(torch.stack, zip(*noises, strict=True)))) for _, xs, noises in columns]
+        return [
+            (torch.stack(xs), Noise(*map(torch.stack, zip(*noises, strict=True))))
+            for _, xs, noises in columns
+        ]
 
     def prefetch(self) -> None:
         """Let other processes draw ahead where a GPU would wait for it: drawing for 30 members takes longer than its step."""
@@ -242,14 +288,23 @@ class EnsembleLoop(Loop):
         if workers is None:
             workers = min(8, processors()) if self.fabric.device.type == "cuda" else 0
         if workers:
-            iterations, ahead = range(self.start, self.config.iterations), cast("Dataset[Any]", self)
-            apart: dict[str, Any] = {"num_workers": workers, "worker_init_fn": leave_signals_to_the_run, "prefetch_factor": 8}
+            iterations, ahead = (
+                range(self.start, self.config.iterations),
+                cast("Dataset[Any]", self),
+            )
+            apart: dict[str, Any] = {
+                "num_workers": workers,
+                "worker_init_fn": leave_signals_to_the_run,
+                "prefetch_factor": 8,
+            }
             loader = DataLoader(ahead, batch_size=None, sampler=iterations, **apart)
             self.prefetched = iter(loader)
 
     def resume_from(self, checkpoints: Sequence[Checkpoint | None]) -> None:
         """Take up runs that stand at the same iteration, or save the untrained models as their first checkpoints."""
-        for config, objective, checkpoint in zip(self.configs, self.objectives, checkpoints, strict=True):
+        for config, objective, checkpoint in zip(
+            self.configs, self.objectives, checkpoints, strict=True
+        ):
             check_another_run(config, objective, checkpoint)
         for config, checkpoint in zip(self.configs, checkpoints, strict=True):
             if checkpoint is not None:
@@ -267,7 +322,9 @@ class EnsembleLoop(Loop):
         """Add a row to the history of every running member; waits for the device."""
         columns = {name: value.tolist() for name, value in terms.items()}
         for k in self.running:
-            self.results[k].history.append({"iteration": done} | {name: column[k] for name, column in columns.items()})
+            self.results[k].history.append(
+                {"iteration": done} | {name: column[k] for name, column in columns.items()}
+            )
 
     def save(self, done: int, at_once: bool = False) -> bool:
         """Save a checkpoint of every running member after `done` iterations.

@@ -22,7 +22,16 @@ from asintrovae.config import (
 KEYS = ("notebook", "run_dir", "fixed", "axes", "seeds")
 
 
-COLUMNS = ("seed", "status", "diverged_iteration", "diverged_term", "seconds", "code", "torch", "device")
+COLUMNS = (
+    "seed",
+    "status",
+    "diverged_iteration",
+    "diverged_term",
+    "seconds",
+    "code",
+    "torch",
+    "device",
+)
 
 
 TABLE = "table.csv"
@@ -38,7 +47,9 @@ def sweep_imports() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ParameterError(f'{error}; a sweep needs more than training does: pip install "asintrovae[sweep]"') from None
+        raise ParameterError(
+            f'{error}; a sweep needs more than training does: pip install "asintrovae[sweep]"'
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,9 @@ class Point:
         return RunConfig(**{**self.defaults, **self.parameters})
 
 
-def read_grid(path: Path, run_dir: Path | None = None, given: Mapping[str, Any] | None = None) -> tuple[Path, list[Point]]:
+def read_grid(
+    path: Path, run_dir: Path | None = None, given: Mapping[str, Any] | None = None
+) -> tuple[Path, list[Point]]:
     """The folder of all runs of a YAML file, and its points, checked, in order: the last axis and the seed fastest.
 
     run_dir: in place of the file's. given: parameters in place of those that `fixed` sets.
@@ -84,7 +97,9 @@ def read_grid(path: Path, run_dir: Path | None = None, given: Mapping[str, Any] 
         if run_dir is not None:
             base = str(Path(expand_home("run_dir", run_dir)).resolve())
         notebook = expand_home("notebook", content["notebook"])
-        points = expand(content, str(folder), notebook, base, notebook_defaults(folder / notebook), given or {})
+        points = expand(
+            content, str(folder), notebook, base, notebook_defaults(folder / notebook), given or {}
+        )
         return (folder / base).resolve(), points
     except ParameterError as error:
         raise ParameterError(f"{path}: {error}") from None
@@ -102,14 +117,21 @@ def load_yaml(path: Path) -> dict[str, Any]:
             keys: list[Any] = []
             for key, _ in node.value:
                 if key.value in keys:
-                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} twice; rename one", problem_mark=key.start_mark)
+                    raise yaml.MarkedYAMLError(
+                        problem=f"{key.value!r} twice; rename one", problem_mark=key.start_mark
+                    )
                 keys.append(key.value)
             return super().construct_mapping(node, deep)
 
         def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):  # a few lines of them can stand for billions of values
+            if self.check_event(
+                yaml.AliasEvent
+            ):  # a few lines of them can stand for billions of values
                 event = self.peek_event()
-                raise yaml.MarkedYAMLError(problem=f"alias *{event.anchor}; write out what it is", problem_mark=event.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"alias *{event.anchor}; write out what it is",
+                    problem_mark=event.start_mark,
+                )
             return super().compose_node(parent, index)
 
     try:
@@ -125,10 +147,14 @@ def load_yaml(path: Path) -> dict[str, Any]:
     require_known("key", content, KEYS)
     for key in ("notebook", "run_dir", "seeds"):
         if not content.get(key):
-            raise ParameterError(f"key {key!r} is missing or empty; a grid needs notebook, run_dir and seeds")
+            raise ParameterError(
+                f"key {key!r} is missing or empty; a grid needs notebook, run_dir and seeds"
+            )
     for key in ("notebook", "run_dir"):
         if not isinstance(content[key], str):
-            raise ParameterError(f"{key}={short(content[key])} must be text, a path that counts from the grid's folder")
+            raise ParameterError(
+                f"{key}={short(content[key])} must be text, a path that counts from the grid's folder"
+            )
     return content
 
 
@@ -156,9 +182,14 @@ def notebook_defaults(notebook: Path) -> dict[str, Any]:
     with sweep_imports():
         from papermill import inspect_notebook
     if not exists(notebook):
-        raise ParameterError(f"notebook: no file {short(str(notebook))}; its path counts from the grid's folder")
+        raise ParameterError(
+            f"notebook: no file {short(str(notebook))}; its path counts from the grid's folder"
+        )
     try:
-        return {name: ast.literal_eval(found["default"]) for name, found in inspect_notebook(str(notebook)).items()}
+        return {
+            name: ast.literal_eval(found["default"])
+            for name, found in inspect_notebook(str(notebook)).items()
+        }
     except Exception as error:  # what is no notebook fails in as many ways as there are files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ParameterError(
@@ -187,28 +218,46 @@ def expand(
     given: parameters in place of the fixed ones.
     """
     fixed = parameters_of("fixed", content.get("fixed") or {})
-    axes = {axis: labels_of(axis, values) for axis, values in require_mapping("axes", content.get("axes") or {}).items()}
-    check_twice({"fixed": set(fixed)} | {f"axis {axis!r}": set().union(*found.values()) for axis, found in axes.items()})
+    axes = {
+        axis: labels_of(axis, values)
+        for axis, values in require_mapping("axes", content.get("axes") or {}).items()
+    }
+    check_twice(
+        {"fixed": set(fixed)}
+        | {f"axis {axis!r}": set().union(*found.values()) for axis, found in axes.items()}
+    )
     for (axis, labels), name in itertools.product(axes.items(), given):
         if any(name in parameters for parameters in labels.values()):
             asked = f"-p {name} {short(given[name])}"
-            raise ParameterError(f"{asked}: axis {axis!r} sets {name!r}; change it, or leave -p out")
+            raise ParameterError(
+                f"{asked}: axis {axis!r} sets {name!r}; change it, or leave -p out"
+            )
     fixed |= given
     seeds = checked_seeds(content["seeds"])
     if (count := math.prod(map(len, axes.values())) * len(seeds)) > LARGEST_GRID:
-        raise ParameterError(f"the axes and seeds make {count} points, more than {LARGEST_GRID}; make several grids of it")
+        raise ParameterError(
+            f"the axes and seeds make {count} points, more than {LARGEST_GRID}; make several grids of it"
+        )
     points = []
     for labels, seed in itertools.product(itertools.product(*axes.values()), seeds):
         chosen = dict(zip(axes, labels, strict=True))
         # as many workers as processors: more threads would wait for each other
-        parameters = {"threads": 1, **fixed, "seed": seed, "run_dir": "/".join([base, *labels, str(seed)])}
+        parameters = {
+            "threads": 1,
+            **fixed,
+            "seed": seed,
+            "run_dir": "/".join([base, *labels, str(seed)]),
+        }
         for axis, label in chosen.items():
             parameters |= axes[axis][label]
         point = Point(chosen, seed, folder, notebook, parameters, defaults)
         try:
             point.config  # noqa: B018 (it is checked when it is made)
         except ParameterError as error:
-            where = ", ".join(f"axis {axis!r} at {label!r}" for axis, label in chosen.items()) or f"seed {seed}"
+            where = (
+                ", ".join(f"axis {axis!r} at {label!r}" for axis, label in chosen.items())
+                or f"seed {seed}"
+            )
             raise ParameterError(f"{where}: {error}") from None
         points.append(point)
     return points
@@ -218,15 +267,23 @@ def labels_of(axis: str, values: Any) -> dict[str, dict[str, Any]]:
     """label -> parameters of one axis; a list of values is labelled by itself."""
     what = f"axis {short(axis)}"
     if not axis.isprintable() or not 0 < len(axis) <= 100:
-        raise ParameterError(f"{what} must have a name of 1 to 100 printable characters, since it names a column; rename it")
+        raise ParameterError(
+            f"{what} must have a name of 1 to 100 printable characters, since it names a column; rename it"
+        )
     if axis in COLUMNS:
         raise ParameterError(f"{what}: the table has a column of that name; rename the axis")
     if not values:
-        raise ParameterError(f"{what} is empty; give it labels with parameters, or a list of values")
+        raise ParameterError(
+            f"{what} is empty; give it labels with parameters, or a list of values"
+        )
     if isinstance(values, list):
         require_known(f"parameter of a list, {what},", [axis], RunConfig.model_fields)
-        texts = ["-".join(map(str, value)) if isinstance(value, list) else str(value) for value in values]
-        pairs = [(f"{axis}={text}", {axis: value}) for text, value in zip(texts, values, strict=True)]
+        texts = [
+            "-".join(map(str, value)) if isinstance(value, list) else str(value) for value in values
+        ]
+        pairs = [
+            (f"{axis}={text}", {axis: value}) for text, value in zip(texts, values, strict=True)
+        ]
     else:
         if not isinstance(values, dict):
             raise ParameterError(
@@ -236,11 +293,15 @@ def labels_of(axis: str, values: Any) -> dict[str, dict[str, Any]]:
     labels: dict[str, dict[str, Any]] = {}
     for label, parameters in pairs:
         if not re.fullmatch(r"[\w=+-][\w=+.,-]{0,99}", label) or len(label.encode()) > 200:
-            raise ParameterError(f"{what}: label {short(label)} names no plain folder; use letters, digits and - _ = + . ,")
+            raise ParameterError(
+                f"{what}: label {short(label)} names no plain folder; use letters, digits and - _ = + . ,"
+            )
         if label.casefold().startswith(TABLE):
             raise ParameterError(f"{what}: label {label!r} is the name of the table; rename it")
         if label.casefold() in map(str.casefold, labels):
-            raise ParameterError(f"{what}: label {label!r} stands there twice, and both would share a folder; rename one")
+            raise ParameterError(
+                f"{what}: label {label!r} stands there twice, and both would share a folder; rename one"
+            )
         labels[label] = parameters_of(f"{what}, label {label!r}", parameters)
     return labels
 
@@ -249,7 +310,9 @@ def parameters_of(what: str, parameters: Any) -> dict[str, Any]:
     """The parameters that one place of a grid sets, if they exist and are its to set."""
     for name in require_mapping(what, parameters):
         if name in ("seed", "run_dir"):
-            raise ParameterError(f"{what} sets {name!r}, which every point has its own of; leave it out")
+            raise ParameterError(
+                f"{what} sets {name!r}, which every point has its own of; leave it out"
+            )
     require_known(f"parameter of {what},", parameters, RunConfig.model_fields)
     return dict(parameters)
 
@@ -303,12 +366,20 @@ def check_twice(places: dict[str, set[str]]) -> None:
     for place, names in places.items():
         for name in sorted(names):
             if name in owners:
-                raise ParameterError(f"{place} sets {name!r}, which {owners[name]} sets as well; leave it to one of them")
+                raise ParameterError(
+                    f"{place} sets {name!r}, which {owners[name]} sets as well; leave it to one of them"
+                )
             owners[name] = place
 
 
 def checked_seeds(seeds: Any) -> list[int]:
     """The seeds, if they are different whole numbers from 0 on."""
-    if not isinstance(seeds, list) or any(type(seed) is not int or seed < 0 for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise ParameterError(f"seeds={short(seeds)} must be a list of different whole numbers from 0 on, such as [0, 1, 2]")
+    if (
+        not isinstance(seeds, list)
+        or any(type(seed) is not int or seed < 0 for seed in seeds)
+        or len(set(seeds)) < len(seeds)
+    ):
+        raise ParameterError(
+            f"seeds={short(seeds)} must be a list of different whole numbers from 0 on, such as [0, 1, 2]"
+        )
     return seeds

@@ -37,7 +37,9 @@ def execute_point() -> int:
     point.run_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder_of_sockets()) as folder:
         threading.Thread(target=end_with_stdin, args=[folder], daemon=True).start()
-        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=end, args=[folder]).start())
+        signal.signal(
+            signal.SIGTERM, lambda *_: threading.Thread(target=end, args=[folder]).start()
+        )
         with FileLock(point.run_dir / ".lock"):  # nothing runs twice at once, whoever asks for it
             try:
                 execute_notebook(point, folder)
@@ -73,7 +75,9 @@ def execute_notebook(point: Point, folder: str) -> None:
         manager |= {"transport": "ipc", "ip": f"{folder}/kernel"}
     config = Config({"KernelManager": manager})
     output = f"{point.parameters['run_dir']}/notebook.ipynb"
-    papermill.execute_notebook(point.notebook, output, point.parameters, progress_bar=False, config=config)
+    papermill.execute_notebook(
+        point.notebook, output, point.parameters, progress_bar=False, config=config
+    )
     log(point, "ended")
 
 

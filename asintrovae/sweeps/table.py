@@ -71,4 +71,9 @@ def table_row(point: Point) -> dict[str, Any]:
     diverged = record["diverged"] or {"iteration": None, "term": None}
     values = point.seed, record["status"], diverged["iteration"], diverged["term"]
     origin = record["seconds"], record["code"], record["versions"]["torch"], record["device"]
-    return {**point.labels, **dict(zip(COLUMNS, values + origin, strict=True)), **record["metrics"], **point.labels}
+    return {
+        **point.labels,
+        **dict(zip(COLUMNS, values + origin, strict=True)),
+        **record["metrics"],
+        **point.labels,
+    }

@@ -29,7 +29,9 @@ STATISTICS_BATCHES = 10
 
 
 @torch.no_grad()
-def precise_batchnorm(halves: Mapping[str, nn.Module], batch: Callable[[int], Tensor], latent_dim: int, seed: int) -> None:
+def precise_batchnorm(
+    halves: Mapping[str, nn.Module], batch: Callable[[int], Tensor], latent_dim: int, seed: int
+) -> None:
     """Set the statistics that BatchNorm uses in evaluation mode, from the weights and fixed batches alone.
 
     In training every call normalises with its own batch, real, reconstructed or generated, as published. The running
@@ -46,13 +48,20 @@ def precise_batchnorm(halves: Mapping[str, nn.Module], batch: Callable[[int], Te
         update_bn(map(batch, numbers), encoder)
     for name in ("decoder", "generator"):
         if name in halves:
-            latents = (_latents(encoder, batch(i), latent_dim, generator_for(seed, "statistics", i)) for i in numbers)
+            latents = (
+                _latents(encoder, batch(i), latent_dim, generator_for(seed, "statistics", i))
+                for i in numbers
+            )
             update_bn(latents, halves[name])
 
 
-def _latents(encoder: nn.Module | None, x: Tensor, latent_dim: int, generator: torch.Generator) -> Tensor:
+def _latents(
+    encoder: nn.Module | None, x: Tensor, latent_dim: int, generator: torch.Generator
+) -> Tensor:
     """Prior samples (B, n), with an encoder behind as many posterior samples of x (B, ...) in evaluation mode."""
-    drawn = torch.randn(2, len(x) * world()[1], latent_dim, generator=generator)  # for the batch of all processes
+    drawn = torch.randn(
+        2, len(x) * world()[1], latent_dim, generator=generator
+    )  # for the batch of all processes
     prior, noise = (share(part).to(x) for part in drawn)
     if encoder is None:
         return prior

@@ -12,7 +12,11 @@ from asintrovae.theory.tiled_distance import PairSum, largest_log
 from asintrovae.threads import torch_threads
 
 LOG_2PI = math.log(2 * math.pi)
-KERNELS = {"mean": ("lebesgue", "mean"), "product": ("lebesgue", "product"), "prior": ("prior", "product")}
+KERNELS = {
+    "mean": ("lebesgue", "mean"),
+    "product": ("lebesgue", "product"),
+    "prior": ("prior", "product"),
+}
 ESTIMATORS = ("v", "u")
 
 
@@ -21,11 +25,15 @@ def log_normal(x: Tensor, var: Tensor) -> Tensor:
     return -0.5 * (x.square() / var + var.log() + LOG_2PI)
 
 
-def log_axis_kernel(mu_a: Tensor, var_a: Tensor, mu_b: Tensor, var_b: Tensor, weight: str) -> Tensor:
+def log_axis_kernel(
+    mu_a: Tensor, var_a: Tensor, mu_b: Tensor, var_b: Tensor, weight: str
+) -> Tensor:
     """Log of ∫ w(z) N(z; mu_a, var_a) N(z; mu_b, var_b) dz for one latent axis, elementwise over broadcast inputs."""
     var_sum = var_a + var_b
     log_k = log_normal(mu_a - mu_b, var_sum)  # Eq. 6, one axis, its lost exp put back
-    if weight == "prior":  # Eqs. 3 and 5 as written: the product of the two densities is again a Gaussian, met by p(z)
+    if (
+        weight == "prior"
+    ):  # Eqs. 3 and 5 as written: the product of the two densities is again a Gaussian, met by p(z)
         mean = (mu_a * var_b + mu_b * var_a) / var_sum
         log_k = log_k + log_normal(mean, 1 + var_a * (var_b / var_sum))
     return log_k
@@ -95,10 +103,16 @@ def as_distance(
     _check_choice("estimator", estimator, ESTIMATORS)
     counts = (len(mu_r), len(mu_g))
     if estimator == "u" and min(counts) < 2:
-        raise ValueError(f"mu_{'rg'[counts.index(1)]} holds 1 example: estimator='u' needs at least 2; use estimator='v'")
-    dtype = reduce(torch.promote_types, (t.dtype for t in (mu_r, var_r, mu_g, var_g)), torch.float32)
+        raise ValueError(
+            f"mu_{'rg'[counts.index(1)]} holds 1 example: estimator='u' needs at least 2; use estimator='v'"
+        )
+    dtype = reduce(
+        torch.promote_types, (t.dtype for t in (mu_r, var_r, mu_g, var_g)), torch.float32
+    )
     log_scale = None
-    with torch_threads(1):  # shared, such small work would leave other threads waiting at full speed
+    with torch_threads(
+        1
+    ):  # shared, such small work would leave other threads waiting at full speed
         mean, var = torch.cat((mu_r, mu_g)).to(dtype), torch.cat((var_r, var_g)).to(dtype)
         if kernel == "prior":
             mean, var, log_scale = _with_half_the_prior(mean, var)
@@ -111,7 +125,9 @@ def _with_half_the_prior(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Ten
     With w = 1 they have the kernel that the q have with w = p(z).
     """
     log_axes = 0.25 * math.log(2 / math.pi) - 0.5 * ((2 + var).log() + mean.square() / (2 + var))
-    half_var = torch.where(var > 0, 1 / (0.5 + 1 / var), var)  # what is no variance stays as it is, to be named
+    half_var = torch.where(
+        var > 0, 1 / (0.5 + 1 / var), var
+    )  # what is no variance stays as it is, to be named
     return 2 * mean / (2 + var), half_var, log_axes.sum(-1)
 
 
@@ -119,7 +135,9 @@ def _check_batches(**batches: tuple[Tensor, Tensor]) -> None:
     """Means and variances of two batches, by the suffix of their parameters."""
     for side, (mu, var) in batches.items():
         if not (isinstance(mu, Tensor) and isinstance(var, Tensor)):
-            raise ValueError(f"mu_{side} and var_{side} must be tensors, got {type(mu).__name__} and {type(var).__name__}")
+            raise ValueError(
+                f"mu_{side} and var_{side} must be tensors, got {type(mu).__name__} and {type(var).__name__}"
+            )
         if mu.dim() != 2 or var.shape != mu.shape or 0 in mu.shape:
             raise ValueError(
                 f"mu_{side} and var_{side} must share a non-empty shape (batch, latent axes), "
@@ -127,7 +145,9 @@ def _check_batches(**batches: tuple[Tensor, Tensor]) -> None:
             )
     first, second = ((side, mu.shape[1]) for side, (mu, _) in batches.items())
     if first[1] != second[1]:
-        raise ValueError(f"mu_{first[0]} has {first[1]} latent axes, mu_{second[0]} has {second[1]}: they must be equal")
+        raise ValueError(
+            f"mu_{first[0]} has {first[1]} latent axes, mu_{second[0]} has {second[1]}: they must be equal"
+        )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

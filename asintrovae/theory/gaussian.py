@@ -82,7 +82,9 @@ class Gaussian(NamedTuple):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats at z (..., n), summed over the last axis: (...)."""
-        return -0.5 * ((z - self.mean).square() / self.var + self.logvar + math.log(2 * math.pi)).sum(-1)
+        return -0.5 * (
+            (z - self.mean).square() / self.var + self.logvar + math.log(2 * math.pi)
+        ).sum(-1)
 
     def kl(self) -> Tensor:
         """KL to the prior N(0, I), (B,), by `kl_to_standard_normal`."""

@@ -99,14 +99,20 @@ class FourierFeatures(nn.Module):
 
 def mlp(sizes: Sequence[int], fourier_features: int = 0) -> nn.Sequential:
     """Linear layers of these sizes with ReLU between them, behind `FourierFeatures`: (B, sizes[0]) -> (B, sizes[-1])."""
-    layers: list[nn.Module] = [FourierFeatures(sizes[0], fourier_features)] if fourier_features else []
+    layers: list[nn.Module] = (
+        [FourierFeatures(sizes[0], fourier_features)] if fourier_features else []
+    )
     for size_in, size_out in itertools.pairwise([sizes[0] + fourier_features, *sizes[1:]]):
         layers += [nn.Linear(size_in, size_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
 def mlp_autoencoder(
-    data_dim: int, latent_dim: int, widths: Sequence[int], decoder_std: float = 0.0, fourier_features: int = 0
+    data_dim: int,
+    latent_dim: int,
+    widths: Sequence[int],
+    decoder_std: float = 0.0,
+    fourier_features: int = 0,
 ) -> Autoencoder:
     """Autoencoder of the 2-D protocol: hidden layers of these widths, mirrored in the decoder; points (B, data_dim).
 
@@ -118,7 +124,9 @@ def mlp_autoencoder(
     noise_axes = data_dim if decoder_std else 0
     features = nn.Sequential(mlp([data_dim, *widths], fourier_features), nn.ReLU())
     encoder = nn.Sequential(features, GaussianHead(widths[-1], latent_dim - noise_axes))
-    decoder: nn.Module = mlp([latent_dim - noise_axes, *reversed(widths), data_dim], fourier_features)
+    decoder: nn.Module = mlp(
+        [latent_dim - noise_axes, *reversed(widths), data_dim], fourier_features
+    )
     if decoder_std:
         encoder.append(PriorAxes(noise_axes))
         decoder = NoisyDecoder(decoder, decoder_std, noise_axes)
@@ -152,9 +160,13 @@ class PriorAxes(nn.Module):
         return Gaussian(mean, logvar)
 
 
-def mlp_gan(data_dim: int, latent_dim: int, widths: Sequence[int], fourier_features: int = 0) -> GAN:
+def mlp_gan(
+    data_dim: int, latent_dim: int, widths: Sequence[int], fourier_features: int = 0
+) -> GAN:
     """WGAN-GP pair of the same size as `mlp_autoencoder`."""
-    critic = nn.Sequential(mlp([data_dim, *widths], fourier_features), nn.ReLU(), CriticHead(widths[-1]))
+    critic = nn.Sequential(
+        mlp([data_dim, *widths], fourier_features), nn.ReLU(), CriticHead(widths[-1])
+    )
     return GAN(critic, mlp([latent_dim, *reversed(widths), data_dim], fourier_features), latent_dim)
 
 
@@ -164,10 +176,16 @@ class ResidualBlock(nn.Module):
     norm: makes the layer behind each convolution from its channels; nn.Identity for none.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, norm: Callable[[int], nn.Module] = BatchNorm2d) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, norm: Callable[[int], nn.Module] = BatchNorm2d
+    ) -> None:
         super().__init__()
         bias = norm is nn.Identity  # BatchNorm has its own
-        self.skip = nn.Conv2d(channels_in, channels_out, 1, bias=False) if channels_in != channels_out else nn.Identity()
+        self.skip = (
+            nn.Conv2d(channels_in, channels_out, 1, bias=False)
+            if channels_in != channels_out
+            else nn.Identity()
+        )
         self.body = nn.Sequential(
             nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=bias),
             norm(channels_out),
@@ -180,7 +198,9 @@ class ResidualBlock(nn.Module):
         return nn.functional.leaky_relu(self.skip(x) + self.body(x), 0.2)
 
 
-def conv_autoencoder(image_shape: Sequence[int], latent_dim: int, widths: Sequence[int]) -> Autoencoder:
+def conv_autoencoder(
+    image_shape: Sequence[int], latent_dim: int, widths: Sequence[int]
+) -> Autoencoder:
     """Residual convolutional autoencoder of the image protocol (Daniel & Tamar 2021), images (B, C, H, H) in [0, 1].
 
     widths: channels after each halving of the resolution; H must divide by 2 ** len(widths), else ValueError.
@@ -206,12 +226,16 @@ def smallest_grid(image_shape: Sequence[int], widths: Sequence[int]) -> tuple[in
     """Shape (C, H, W) between convolutions and linear layer; ValueError for images that cannot be halved so often."""
     _, height, width = image_shape
     if height != width or height % 2 ** len(widths):
-        raise ValueError(f"widths={tuple(widths)} halves the image {len(widths)} times, which {height}x{width} does not allow")
+        raise ValueError(
+            f"widths={tuple(widths)} halves the image {len(widths)} times, which {height}x{width} does not allow"
+        )
     return widths[-1], height // 2 ** len(widths), width // 2 ** len(widths)
 
 
 def conv_features(
-    image_shape: Sequence[int], widths: Sequence[int], norm: Callable[[int], nn.Module] = BatchNorm2d
+    image_shape: Sequence[int],
+    widths: Sequence[int],
+    norm: Callable[[int], nn.Module] = BatchNorm2d,
 ) -> list[nn.Module]:
     """Layers from images (B, C, H, H) to features (B, F), F the size of `smallest_grid`. norm: as in `ResidualBlock`."""
     layers: list[nn.Module] = [
@@ -225,10 +249,16 @@ def conv_features(
     return [*layers, ResidualBlock(widths[-1], widths[-1], norm), nn.Flatten()]
 
 
-def conv_decoder(image_shape: Sequence[int], latent_dim: int, widths: Sequence[int]) -> nn.Sequential:
+def conv_decoder(
+    image_shape: Sequence[int], latent_dim: int, widths: Sequence[int]
+) -> nn.Sequential:
     """Module from latents (B, n) to images (B, C, H, H), the mirror of `conv_features`."""
     grid = smallest_grid(image_shape, widths)
-    layers: list[nn.Module] = [nn.Linear(latent_dim, math.prod(grid)), nn.ReLU(), nn.Unflatten(1, grid)]
+    layers: list[nn.Module] = [
+        nn.Linear(latent_dim, math.prod(grid)),
+        nn.ReLU(),
+        nn.Unflatten(1, grid),
+    ]
     for width_in, width_out in zip([widths[-1], *reversed(widths)], reversed(widths), strict=False):
         layers += [ResidualBlock(width_in, width_out), nn.Upsample(scale_factor=2)]
     last = nn.Conv2d(widths[0], image_shape[0], 5, padding=2)

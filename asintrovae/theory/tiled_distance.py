@@ -75,15 +75,22 @@ class PairSum(torch.autograd.Function):
             *outer, count, n = mean.shape
             # Powers of 2 cost a third of those of e. With 2 ln2 λ in the place of λ,
             # N(δ; 0, λ) = sqrt(ln2 / π) λ^(-1/2) 2^(-δ² / λ).
-            z = torch.stack((mean, 2 * LN_2 * var)).reshape(2, -1, count, n).mT.contiguous()  # (2, L, n, N + M)
+            z = (
+                torch.stack((mean, 2 * LN_2 * var)).reshape(2, -1, count, n).mT.contiguous()
+            )  # (2, L, n, N + M)
             log_2 = None if log_scale is None else (log_scale / LN_2).reshape(-1, count)
             constant = 0.5 * n * math.log2(LN_2 / math.pi) if reduction == "product" else None
             threads = 1 if z.is_cuda else available
-            value, d_rows, d_columns, d_scale = sum_over_pairs(z, log_2, constant, counts, estimator, keep, threads)
+            value, d_rows, d_columns, d_scale = sum_over_pairs(
+                z, log_2, constant, counts, estimator, keep, threads
+            )
             factor = math.sqrt(2 * LN_2) / n if constant is None else 1.0
             found = [(value * factor).reshape(outer)]
             if keep:
-                slopes = (d_columns[0] - d_rows[0]) * (2 * LN_2 * factor), (d_columns[1] + d_rows[1]) * (-LN_2 * factor)
+                slopes = (
+                    (d_columns[0] - d_rows[0]) * (2 * LN_2 * factor),
+                    (d_columns[1] + d_rows[1]) * (-LN_2 * factor),
+                )
                 found += [slope.mT.reshape(mean.shape) for slope in slopes]
             if keep and log_2 is not None:
                 found.append(d_scale.reshape(*outer, count))
@@ -96,19 +103,28 @@ class PairSum(torch.autograd.Function):
         ctx.save_for_backward(*output[1:])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor | None, *second: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, gradient: Tensor | None, *second: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         """The kept gradients, times that of D, (*,)."""
         if any(part is not None for part in second):
-            raise RuntimeError("as_distance is differentiable once; for more build D from expected_likelihood_kernel")
+            raise RuntimeError(
+                "as_distance is differentiable once; for more build D from expected_likelihood_kernel"
+            )
         if gradient is None:
             return (None,) * 7
         with torch_threads(1):
             axes = [[1] * (kept.dim() - gradient.dim()) for kept in ctx.saved_tensors]
-            parts = [gradient.view(*gradient.shape, *ones) * kept for ones, kept in zip(axes, ctx.saved_tensors, strict=True)]
+            parts = [
+                gradient.view(*gradient.shape, *ones) * kept
+                for ones, kept in zip(axes, ctx.saved_tensors, strict=True)
+            ]
         return (*parts, *[None] * 5)[:7]
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *given: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], *given: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """The mapped axis becomes one more leading axis."""
 
         def in_front(t: Tensor, dim: int | None) -> Tensor:
@@ -117,7 +133,9 @@ class PairSum(torch.autograd.Function):
         mean, var, log_scale, *options = given
         if log_scale is not None:
             log_scale = in_front(log_scale, in_dims[2])
-        found = PairSum.call(in_front(mean, in_dims[0]), in_front(var, in_dims[1]), log_scale, *options)
+        found = PairSum.call(
+            in_front(mean, in_dims[0]), in_front(var, in_dims[1]), log_scale, *options
+        )
         return found, (0,) * len(found)
 
 
@@ -145,7 +163,9 @@ def sum_over_pairs(
     pairs = max(1, TILE["cuda" if z.is_cuda else "shared" if threads > 1 else "cpu"] // n)
     together = max(1, pairs // count**2)
     places = list(strips(count, pairs))
-    over = functools.partial(over_strips, constant=constant, counts=counts, estimator=estimator, keep=keep)
+    over = functools.partial(
+        over_strips, constant=constant, counts=counts, estimator=estimator, keep=keep
+    )
     if sets > together:
         scales = itertools.repeat(None) if log_2 is None else torch.split(log_2, together)
         groups = list(zip(torch.split(z, together, 1), scales, strict=False))
@@ -155,7 +175,9 @@ def sum_over_pairs(
     shares = min(threads, len(places))
     dealt = [places[first::shares] for first in range(shares)]
     found = in_threads(lambda share: over(z, log_2, places=share), dealt, threads)
-    value, d_rows, d_columns, d_scale = (sum(parts[1:], parts[0]) for parts in zip(*found, strict=True))
+    value, d_rows, d_columns, d_scale = (
+        sum(parts[1:], parts[0]) for parts in zip(*found, strict=True)
+    )
     return value, d_rows, d_columns, d_scale
 
 
@@ -187,7 +209,9 @@ def over_strips(
     _, sets, n, count = z.shape
     values = []
     d_rows, d_columns, d_scale = torch.zeros_like(z), torch.zeros_like(z), z.new_zeros(sets, count)
-    work = z.new_empty(4 * sets * n * max(height * min(width, count) for _, height, width in places))
+    work = z.new_empty(
+        4 * sets * n * max(height * min(width, count) for _, height, width in places)
+    )
     for i, height, width in places:
         weights = pair_weights(counts, estimator, i, height, work)
         a, value = z.narrow(-1, i, height).unsqueeze(-1), z.new_zeros(sets)
@@ -221,7 +245,9 @@ def strips(count: int, pairs: int) -> Iterator[Strip]:
         i += height
 
 
-def pair_weights(counts: tuple[int, int], estimator: str, i: int, height: int, like: Tensor) -> Tensor:
+def pair_weights(
+    counts: tuple[int, int], estimator: str, i: int, height: int, like: Tensor
+) -> Tensor:
     """W of D = Σ W_ij k_ij over i <= j, for rows i to i + height: (height, N + M). A pair i < j also stands for j, i."""
     N, M = counts
     u = estimator == "u"
@@ -234,7 +260,9 @@ def pair_weights(counts: tuple[int, int], estimator: str, i: int, height: int, l
     return weights
 
 
-def weighted_kernel(arrays: Tensor, a: Tensor, b: Tensor, weights: Tensor, logs: Tensor | float | None) -> tuple[Tensor, Tensor]:
+def weighted_kernel(
+    arrays: Tensor, a: Tensor, b: Tensor, weights: Tensor, logs: Tensor | float | None
+) -> tuple[Tensor, Tensor]:
     """W k of a tile: by axis, (L, n, I, J), for the "mean" kernel, else (L, 1, I, J); and the same, 0 where k is held.
 
     arrays: (4, L, n, I, J), to work in; on return λ^(-1/2), W k by axis, u = δ λ^(-1/2) and u².
@@ -247,7 +275,9 @@ def weighted_kernel(arrays: Tensor, a: Tensor, b: Tensor, weights: Tensor, logs:
         torch.exp2(square, out=k)
         torch.div(r, k, out=k).mul_(weights)
         return k, k
-    factors = r.unflatten(1, (-1, math.gcd(r.shape[1], 4)))  # a logarithm costs ten products, and four factors stay in range
+    factors = r.unflatten(
+        1, (-1, math.gcd(r.shape[1], 4))
+    )  # a logarithm costs ten products, and four factors stay in range
     log_2 = (factors.prod(2).log2_().sum(1) - square.sum(1) + logs).unsqueeze(1)
     limit = largest_log(log_2.dtype) / LN_2
     weighted = log_2.clamp(max=limit).exp2_().mul_(weights)
@@ -272,4 +302,6 @@ def check_no_variance(var: Tensor, count_r: int) -> None:
     """Raise ValueError for variances of both batches, (*, N + M, n), that are not positive, on a CPU: a GPU would stall."""
     if var.is_cpu and bool((var <= 0).any()):
         side = "r" if bool((var[..., :count_r, :] <= 0).any()) else "g"
-        raise ValueError(f"var_{side} holds {var[var <= 0][0].item():.4g}: variances must be positive; pass q.var, not q.logvar")
+        raise ValueError(
+            f"var_{side} holds {var[var <= 0][0].item():.4g}: variances must be positive; pass q.var, not q.logvar"
+        )

@@ -46,13 +46,19 @@ def table(header: list[str], rows: list[list[str]], widths: str) -> str:
 
 def departures_table(book: Path) -> str:
     """All departures, with their tests."""
-    rows = [[f"[](../{chapter})", text, ", ".join(f"`{t}`" for t in tests)] for chapter, text, tests in departures(book)]
+    rows = [
+        [f"[](../{chapter})", text, ", ".join(f"`{t}`" for t in tests)]
+        for chapter, text, tests in departures(book)
+    ]
     return table(["chapter", "departure", "test"], rows, "16 50 34")
 
 
 def times_table(book: Path) -> str:
     """Seconds of each chapter, and the machine and versions they hold for."""
-    executed = {path.stem: nbformat.read(path, as_version=4).metadata["execution"] for path in chapters(book)}
+    executed = {
+        path.stem: nbformat.read(path, as_version=4).metadata["execution"]
+        for path in chapters(book)
+    }
     rows = [[f"[](../{name})", f"{run['seconds']:.0f}"] for name, run in executed.items()]
     rows.append(["all together", f"{sum(run['seconds'] for run in executed.values()):.0f}"])
     last = max(executed.values(), key=lambda run: str(run["date"]))
@@ -65,23 +71,37 @@ def times_table(book: Path) -> str:
 def runs_table(book: Path) -> str:
     """Training runs: one row for the seeds of a setting."""
     made = [("this build", path) for path in sorted((book / "runs").glob("*/record.json"))]
-    kept = [("recorded", path) for path in sorted((book.parent / "data" / "runs").rglob("record.json"))]
+    kept = [
+        ("recorded", path) for path in sorted((book.parent / "data" / "runs").rglob("record.json"))
+    ]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for when, path in made + kept:
         name = str(path.parent.relative_to(book.parent)).removeprefix("data/").removeprefix("book/")
-        setting = re.sub(r"/\w+=[^/]+", "", re.sub(r"[-/]\d+$", "", name))  # a map's cells share a row
+        setting = re.sub(
+            r"/\w+=[^/]+", "", re.sub(r"[-/]\d+$", "", name)
+        )  # a map's cells share a row
         groups.setdefault((setting, when), []).append(json.loads(path.read_text()))
-    rows = [[f"`{setting}`", when, *run_cells(records)] for (setting, when), records in groups.items()]
+    rows = [
+        [f"`{setting}`", when, *run_cells(records)] for (setting, when), records in groups.items()
+    ]
     header = ["runs", "made", "model", "seeds", "seconds each", "status"]
     records = [record for group in groups.values() for record in group]
-    where = sorted({f"{record['device']} with torch {record['versions']['torch']}" for record in records})
-    return table(header, rows, "32 12 22 10 12 12") + f"\n\nAll on {' and '.join(where)}." if rows else "None yet."
+    where = sorted(
+        {f"{record['device']} with torch {record['versions']['torch']}" for record in records}
+    )
+    return (
+        table(header, rows, "32 12 22 10 12 12") + f"\n\nAll on {' and '.join(where)}."
+        if rows
+        else "None yet."
+    )
 
 
 def run_cells(records: list[dict[str, Any]]) -> list[str]:
     """Cells of the runs of one setting."""
     configs = [record["config"] for record in records]
-    seconds = sorted({round(record["seconds"] / record.get("trained_together", 1)) for record in records})  # its share of them
+    seconds = sorted(
+        {round(record["seconds"] / record.get("trained_together", 1)) for record in records}
+    )  # its share of them
 
     def all_of(values: Iterable[Any]) -> str:
         return ", ".join(dict.fromkeys(str(value) for value in values))
@@ -110,7 +130,9 @@ def chaos_table(book: Path) -> str:
         ["bad inputs tried", record["bad_inputs"]],
         ["runs lost", len(record["lost"])],
     ]
-    return table(["what", "how often"], [[what, str(number)] for what, number in rows], "75 25") + made_on(record)
+    return table(
+        ["what", "how often"], [[what, str(number)] for what, number in rows], "75 25"
+    ) + made_on(record)
 
 
 def soak_table(book: Path) -> str:
@@ -119,7 +141,14 @@ def soak_table(book: Path) -> str:
     if not path.exists():
         return "Not recorded yet."
     record = json.loads(path.read_text())
-    header = ["run on", "iterations", "checkpoints", "bytes per iteration", "memory in MB", "open files"]
+    header = [
+        "run on",
+        "iterations",
+        "checkpoints",
+        "bytes per iteration",
+        "memory in MB",
+        "open files",
+    ]
     rows = [
         [
             run["run"],
@@ -136,7 +165,10 @@ def soak_table(book: Path) -> str:
 
 def results(book: Path) -> list[dict[str, Any]]:
     """What `make bench` recorded, one of each machine."""
-    return [json.loads(path.read_text()) for path in sorted((book.parent / "benchmarks" / "results").glob("*.json"))]
+    return [
+        json.loads(path.read_text())
+        for path in sorted((book.parent / "benchmarks" / "results").glob("*.json"))
+    ]
 
 
 def times_as(ratio: float) -> str:
@@ -151,7 +183,17 @@ def milliseconds(seconds: float) -> str:
 
 def distance_table(found: dict[str, Any]) -> str:
     """Time and memory of the AS-Distance against dense eager code."""
-    header = ["B", "n", "kernel", "members", "threads", "dense, ms", "ours, ms", "faster", "less memory"]
+    header = [
+        "B",
+        "n",
+        "kernel",
+        "members",
+        "threads",
+        "dense, ms",
+        "ours, ms",
+        "faster",
+        "less memory",
+    ]
     rows = [
         [
             *(str(row[name] or "") for name in ("B", "n", "kernel", "members", "threads")),
@@ -173,7 +215,13 @@ def distance_table(found: dict[str, Any]) -> str:
 def step_table(found: dict[str, Any]) -> str:
     """An iteration against the published loop's work."""
     widths = found["loops"][0]["widths"]
-    header = [f"S-IntroVAE, {len(widths)} x {widths[0]}, B = 512", "ms", "GFLOP", "of the peak", "iterations per second"]
+    header = [
+        f"S-IntroVAE, {len(widths)} x {widths[0]}, B = 512",
+        "ms",
+        "GFLOP",
+        "of the peak",
+        "iterations per second",
+    ]
     first = found["rows"]["published"]["seconds"]
     rows = [
         [
@@ -186,7 +234,9 @@ def step_table(found: dict[str, Any]) -> str:
         for name, row in found["rows"].items()
     ]
     costs = ", ".join(f"`{name}` {share:.0%}" for name, share in found["costs"].items())
-    said = f"The peak, {found['peak'] / 1e9:.0f} GFLOP/s, is a product of two matrices of 1024 x 1024."
+    said = (
+        f"The peak, {found['peak'] / 1e9:.0f} GFLOP/s, is a product of two matrices of 1024 x 1024."
+    )
     return table(header, rows, "32 16 16 16 20") + f"\n\n{said} Largest costs of ours: {costs}."
 
 
@@ -212,7 +262,11 @@ def stages_table(found: dict[str, Any]) -> str:
         "types": "types",
         "tests": "tests",
     }
-    rows = [[what, f"{found['stages'][name]:.0f}"] for name, what in stages.items() if name in found.get("stages", {})]
+    rows = [
+        [what, f"{found['stages'][name]:.0f}"]
+        for name, what in stages.items()
+        if name in found.get("stages", {})
+    ]
     return table(["stage", "seconds"], rows, "70 30") if rows else "No build was timed."
 
 
@@ -225,7 +279,9 @@ def compiled_table(found: dict[str, Any]) -> str:
             continue
         after = f"after {row['breaks_even']:,.0f}" if row["breaks_even"] else "never"
         times = [f"{1e3 * row[f'{kind}_seconds']:.1f}" for kind in ("compiled", "eager")]
-        rows.append([name, f"{row['compile_seconds']:.0f}", *times, after, f"{row['iterations']:,}"])
+        rows.append(
+            [name, f"{row['compile_seconds']:.0f}", *times, after, f"{row['iterations']:,}"]
+        )
     header = ["run", "to compile, s", "compiled, ms", "eager, ms", "pays", "iterations of the run"]
     return table(header, rows, "15 17 17 17 17 17")
 
@@ -239,7 +295,10 @@ def cuda_table(found: dict[str, Any]) -> str:
     ours = [f"{1e3 * row['ours_seconds']:.2f}", times_as(row["faster"]), str(row["waits"])]
     header = ["S-IntroVAE on digits, published widths", "ms", "faster", "waits for the device"]
     rows = [["plain eager float32", f"{1e3 * row['eager_seconds']:.2f}", "1", ""], ["ours", *ours]]
-    return table(header, rows, "46 18 18 18") + f"\n\nOn {row['device']}. Largest costs of ours: {costs}."
+    return (
+        table(header, rows, "46 18 18 18")
+        + f"\n\nOn {row['device']}. Largest costs of ours: {costs}."
+    )
 
 
 def draw_distance(measured: list[dict[str, Any]]) -> Any:
@@ -249,10 +308,16 @@ def draw_distance(measured: list[dict[str, Any]]) -> Any:
 
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.0))
     most = max(row["threads"] for row in measured)
-    rows = [row for row in measured if row["kernel"] == "mean" and not row["members"] and row["threads"] == most]
+    rows = [
+        row
+        for row in measured
+        if row["kernel"] == "mean" and not row["members"] and row["threads"] == most
+    ]
     sizes = sorted({row["n"] for row in rows if sum(other["n"] == row["n"] for other in rows) > 2})
     for n, color in zip(sizes, (BLUE, ORANGE, GREEN), strict=False):
-        curve = sorted({row["B"]: row for row in rows if row["n"] == n}.values(), key=lambda row: row["B"])
+        curve = sorted(
+            {row["B"]: row for row in rows if row["n"] == n}.values(), key=lambda row: row["B"]
+        )
         for ax, unit, scale in zip(axes, ("seconds", "bytes"), (1e3, 1e-6), strict=True):
             for name, style in (("dense", "--"), ("package", "-")):
                 label = f"n = {n}" if name == "package" else None
@@ -307,7 +372,9 @@ SPEED = {
 
 def speed(book: Path, part: str) -> str:
     """One of SPEED, or the chart, of every machine on which it was recorded."""
-    name, show = SPEED.get(part, ("distance", lambda found: chart(found, book.parent / "_build" / "speed")))
+    name, show = SPEED.get(
+        part, ("distance", lambda found: chart(found, book.parent / "_build" / "speed"))
+    )
     found = [record[name] for record in results(book) if name in record]
     if not found:
         return "Not recorded yet."

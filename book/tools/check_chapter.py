@@ -40,13 +40,21 @@ def run(*command: object) -> None:
 def known_elsewhere() -> set[str]:
     """Names of pages and labels that a chapter can refer to in the rest of the book."""
     pages = [*ROOT.glob("book/*.md"), *ROOT.glob("book/*/*.md")]
-    labels = {label for page in pages for match in LABEL.findall(page.read_text()) for label in match if label}
+    labels = {
+        label
+        for page in pages
+        for match in LABEL.findall(page.read_text())
+        for label in match
+        if label
+    }
     return labels | {page.stem for page in pages}
 
 
 def headings_elsewhere() -> set[str]:
     """Anchors of headings: a reference may name one."""
-    headings = re.findall(r"(?m)^#+ (.+)$", "".join(page.read_text() for page in ROOT.glob("book/**/*.md")))
+    headings = re.findall(
+        r"(?m)^#+ (.+)$", "".join(page.read_text() for page in ROOT.glob("book/**/*.md"))
+    )
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -56,15 +64,35 @@ def build_page(name: str) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     others = "\n".join(f"- file: book/{page}" for page in ("appendix/glossary", "bibliography"))
     (folder / "_toc.yml").write_text(f"format: jb-book\nroot: book/{name}\nchapters:\n{others}\n")
-    command = [BIN / "jupyter-book", "build", ".", "--toc", folder / "_toc.yml", "--path-output", folder, "-n", "-q", "--all"]
+    command = [
+        BIN / "jupyter-book",
+        "build",
+        ".",
+        "--toc",
+        folder / "_toc.yml",
+        "--path-output",
+        folder,
+        "-n",
+        "-q",
+        "--all",
+    ]
     result = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
     if result.returncode:
         return [result.stdout[-1000:] + result.stderr[-2000:]]
-    warnings = [line for line in result.stderr.splitlines() if re.search(rf"\b{name}\.ipynb\b.*(WARNING|ERROR)", line)]
+    warnings = [
+        line
+        for line in result.stderr.splitlines()
+        if re.search(rf"\b{name}\.ipynb\b.*(WARNING|ERROR)", line)
+    ]
     known = known_elsewhere() | headings_elsewhere()
 
     def elsewhere(line: str) -> bool:
-        targets = [target for match in QUOTED.findall(re.sub(r"\x1b\[[\d;]*m", "", line)) for target in match if target]
+        targets = [
+            target
+            for match in QUOTED.findall(re.sub(r"\x1b\[[\d;]*m", "", line))
+            for target in match
+            if target
+        ]
         return any(target.split("#")[-1].rsplit("/", 1)[-1] in known for target in targets)
 
     return [line for line in warnings if not elsewhere(line)]
@@ -81,10 +109,18 @@ def main(name: str) -> None:
     own = sorted((ROOT / "tests").glob(f"test_chapter_{name[:2]}.py"))
     run(*pytest, "tests/test_notebooks.py", "-k", f"{name} and {FAST}")
     run(*pytest, "tests/test_equation_index.py", "tests/test_appendices.py", "-k", "not quoted")
-    run(*pytest, *own, "tests/test_notebooks.py", "-k", f"test_chapter_{name[:2]} or ({name} and executes)")
+    run(
+        *pytest,
+        *own,
+        "tests/test_notebooks.py",
+        "-k",
+        f"test_chapter_{name[:2]} or ({name} and executes)",
+    )
     warnings = build_page(name)
     if warnings:
-        raise SystemExit("\n".join([f"the page of {text.relative_to(ROOT)} builds with warnings:", *warnings]))
+        raise SystemExit(
+            "\n".join([f"the page of {text.relative_to(ROOT)} builds with warnings:", *warnings])
+        )
     print(f"{name} is in order; its page: _build/check/_build/html/book/{name}.html")
 
 

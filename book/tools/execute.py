@@ -63,7 +63,9 @@ def execute(path: Path) -> None:
         "versions": versions(),
         "date": datetime.date.today().isoformat(),
     }
-    notebook.metadata.pop("language_info", None)  # the version of Python is nobody's change to review
+    notebook.metadata.pop(
+        "language_info", None
+    )  # the version of Python is nobody's change to review
     nbformat.write(notebook, path)
 
 

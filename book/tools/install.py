@@ -53,7 +53,9 @@ class Environment:
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         done = subprocess.run(command, cwd=self.folder, env=own, text=True, **streams)
         if done.returncode != status:
-            raise RuntimeError(f"{' '.join(command)[:200]} ended with {done.returncode}, not {status}:\n{done.stdout}")
+            raise RuntimeError(
+                f"{' '.join(command)[:200]} ended with {done.returncode}, not {status}:\n{done.stdout}"
+            )
         return str(done.stdout)
 
 
@@ -82,7 +84,15 @@ def check_fid(here: Environment) -> None:
     """The command knows its options, and InceptionV3 lacks nothing but its weights."""
     here.call("python", "-m", "asintrovae.evaluation.check_fid", "--help")
     (here.folder / "weights.pth").write_bytes(b"no weights")
-    said = here.call("python", "-m", "asintrovae.evaluation.check_fid", "mnist-subset", "--fid-weights", "weights.pth", status=1)
+    said = here.call(
+        "python",
+        "-m",
+        "asintrovae.evaluation.check_fid",
+        "mnist-subset",
+        "--fid-weights",
+        "weights.pth",
+        status=1,
+    )
     if "holds no weights of FID's InceptionV3" not in said:
         raise RuntimeError(f"another fault than the weights: {said}")
 

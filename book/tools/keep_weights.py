@@ -20,7 +20,11 @@ def keep_weights(run_dir: Path) -> None:
     checkpoint = load_checkpoint(run_dir)
     if checkpoint is None:
         raise SystemExit(f"{run_dir} holds no checkpoint")
-    weights = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith("optimizer.")}
+    weights = {
+        name: tensor
+        for name, tensor in checkpoint.tensors.items()
+        if not name.startswith("optimizer.")
+    }
     save_checkpoint(run_dir, Checkpoint(weights, checkpoint.meta))
     (run_dir / PREVIOUS).unlink(missing_ok=True)
 

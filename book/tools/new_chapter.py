@@ -169,9 +169,16 @@ def chapter(name: str, sibling: Path) -> str:
     header, setup = header_and_setup(text)
     (badge,) = re.findall(r"(?m)^\[!\[.*colab.*$", text)
     label = name[3:].replace("_", "-")
-    names = {"title": name[3:].replace("_", " ").capitalize(), "label": label, "label_": name[3:], "number": int(name[:2])}
+    names = {
+        "title": name[3:].replace("_", " ").capitalize(),
+        "label": label,
+        "label_": name[3:],
+        "number": int(name[:2]),
+    }
     exercises = "".join(EXERCISE.format(count=count, **names) for count in (1, 2, 3))
-    body = TEXT.format(badge=badge.replace(sibling.stem, name), setup=setup, exercises=exercises, **names)
+    body = TEXT.format(
+        badge=badge.replace(sibling.stem, name), setup=setup, exercises=exercises, **names
+    )
     return header + "\n" + body.replace("\\\\", "\\")
 
 
@@ -179,7 +186,9 @@ def with_entry(toc: str, name: str) -> str:
     """The table of contents with the chapter after the last one of a lower number."""
     before = [match for match in ENTRY.finditer(toc) if match[2] < name[:2]]
     if not before:
-        raise ValueError(f"NAME={name!r}: _toc.yml has no chapter of a lower number to put it after")
+        raise ValueError(
+            f"NAME={name!r}: _toc.yml has no chapter of a lower number to put it after"
+        )
     last = before[-1]
     return f"{toc[: last.end()]}{last[1]}{name}\n{toc[last.end() :]}"
 
@@ -188,7 +197,9 @@ def begin(name: str, root: Path = ROOT) -> list[Path]:
     """Write the files of a new chapter; their paths. ValueError for a bad name; nothing that exists is overwritten."""
     match = NAME.fullmatch(name)
     if match is None:
-        raise ValueError(f"NAME={name!r} is not two digits, an underscore and lower-case words, such as 13_title")
+        raise ValueError(
+            f"NAME={name!r} is not two digits, an underscore and lower-case words, such as 13_title"
+        )
     book = root / "book"
     taken = [
         *book.glob(f"src/{match[1]}_*.md"),
@@ -196,8 +207,13 @@ def begin(name: str, root: Path = ROOT) -> list[Path]:
         *root.glob(f"tests/test_chapter_{match[1]}.py"),
     ]
     if taken:
-        raise ValueError(f"NAME={name!r}: {taken[0].relative_to(root)} is there already; take another number")
-    text, toc = chapter(name, sorted(book.glob("src/[0-9]*.md"))[-1]), with_entry((root / "_toc.yml").read_text(), name)
+        raise ValueError(
+            f"NAME={name!r}: {taken[0].relative_to(root)} is there already; take another number"
+        )
+    text, toc = (
+        chapter(name, sorted(book.glob("src/[0-9]*.md"))[-1]),
+        with_entry((root / "_toc.yml").read_text(), name),
+    )
     names = {"name": name, "label_": name[3:]}
     written = {
         book / "src" / f"{name}.md": text,

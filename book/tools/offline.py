@@ -24,7 +24,11 @@ def drop_foreign_files(
 ) -> None:
     """Keep only style sheets and scripts that are files of the book, each once."""
     for kind in ("css_files", "script_files"):
-        own = {_description(file): file for file in context.get(kind, []) if _is_own(_description(file))}
+        own = {
+            _description(file): file
+            for file in context.get(kind, [])
+            if _is_own(_description(file))
+        }
         context[kind] = list(own.values())
     context["default_mode"] = "auto"
 
@@ -69,8 +73,16 @@ def embed_fonts(sheet: Path) -> str:
         font = base64.b64encode((sheet.parent / match[1]).read_bytes()).decode()
         return f'url(data:font/woff2;base64,{font}) format("woff2")'
 
-    current = re.sub(r"@font-face{[^}]*font-family:Font ?Awesome(\\ 5|;)[^}]*}", "", sheet.read_text(encoding="utf-8"))
-    return re.sub(r'url\(([^)]*\.woff2)\) format\("woff2"\),url\([^)]*\.ttf\) format\("truetype"\)', embedded, current)
+    current = re.sub(
+        r"@font-face{[^}]*font-family:Font ?Awesome(\\ 5|;)[^}]*}",
+        "",
+        sheet.read_text(encoding="utf-8"),
+    )
+    return re.sub(
+        r'url\(([^)]*\.woff2)\) format\("woff2"\),url\([^)]*\.ttf\) format\("truetype"\)',
+        embedded,
+        current,
+    )
 
 
 MENDED = {

@@ -26,7 +26,10 @@ def set_addresses(app: Sphinx, config: Config) -> None:
     config.html_baseurl = config.html_baseurl or f"https://{owner.lower()}.github.io/{name}/"
     config.ogp_site_url = config.html_baseurl
     config.ogp_site_name = config.html_title
-    config.ogp_image, config.ogp_image_alt = "_static/card.png", f"{config.html_title}: points of eight Gaussians on a ring"
+    config.ogp_image, config.ogp_image_alt = (
+        "_static/card.png",
+        f"{config.html_title}: points of eight Gaussians on a ring",
+    )
     config.ogp_social_cards = {"enable": False}  # one card for all pages, drawn below
 
 
@@ -34,7 +37,9 @@ def prose(doctree: nodes.document) -> Iterator[nodes.paragraph]:
     """Paragraphs of text, without the budget line, the badge and the times."""
     for paragraph in doctree.findall(nodes.paragraph):
         badge = all(isinstance(child, nodes.reference) for child in paragraph.children)
-        if not (badge or "times" in paragraph["classes"] or paragraph.astext().startswith("Budget: ")):
+        if not (
+            badge or "times" in paragraph["classes"] or paragraph.astext().startswith("Budget: ")
+        ):
             yield paragraph
 
 
@@ -48,15 +53,23 @@ def add_times(app: Sphinx, doctree: nodes.document) -> None:
     """Below the title of each chapter: how long its prose takes to read, and how long its cells took to run."""
     if not CHAPTER.fullmatch(app.env.docname):
         return
-    said = f"{minutes(sum(len(paragraph.astext().split()) for paragraph in prose(doctree)))} to read"
+    said = (
+        f"{minutes(sum(len(paragraph.astext().split()) for paragraph in prose(doctree)))} to read"
+    )
     run = nbformat.read(app.env.doc2path(app.env.docname), as_version=4).metadata.get("execution")
     if run:
-        said += f", {max(1, round(run['seconds']))} seconds to run (one process on {run['machine']})"
+        said += (
+            f", {max(1, round(run['seconds']))} seconds to run (one process on {run['machine']})"
+        )
     title = next(doctree.findall(nodes.title))
-    title.parent.insert(title.parent.index(title) + 1, nodes.paragraph("", f"{said}.", classes=["times"]))
+    title.parent.insert(
+        title.parent.index(title) + 1, nodes.paragraph("", f"{said}.", classes=["times"])
+    )
 
 
-def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+def describe(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
     """A page is described by its first paragraph."""
     first = next(prose(doctree), None) if doctree else None
     if first is None:
@@ -64,15 +77,21 @@ def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
     text = re.sub(r"\s+", " ", first.astext())
     text = text if len(text) <= 200 else text[:197].rsplit(" ", 1)[0] + "..."
     context["meta"] = {**(context.get("meta") or {}), "og:description": text.replace("<", "&lt;")}
-    context["metatags"] += '<meta name="description" content="{}" />\n'.format(text.replace('"', "&quot;").replace("<", "&lt;"))
+    context["metatags"] += '<meta name="description" content="{}" />\n'.format(
+        text.replace('"', "&quot;").replace("<", "&lt;")
+    )
 
 
-def point_to_sources(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+def point_to_sources(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
     """Edit the text in book/src, not the notebook; a run of this build opens as the notebook that it was made with."""
     run = RUN.fullmatch(page)
     notebook = f"book/training/{run[1]}" if run else page
     source = notebook.replace("book/", "book/src/", 1)
-    for button in (button for group in context.get("header_buttons", []) for button in group.get("buttons", [])):
+    for button in (
+        button for group in context.get("header_buttons", []) for button in group.get("buttons", [])
+    ):
         url = button.get("url", "")
         if "/edit/" in url and (run or CHAPTER.fullmatch(page)):
             button["url"] = url.replace(f"{page}.ipynb", f"{source}.md")
@@ -86,8 +105,12 @@ def write_site_files(app: Sphinx, error: Exception | None) -> None:
         return
     root = ElementTree.Element("urlset", xmlns="http://www.sitemaps.org/schemas/sitemap/0.9")
     for page in sorted(app.env.found_docs):
-        ElementTree.SubElement(ElementTree.SubElement(root, "url"), "loc").text = f"{app.config.html_baseurl}{page}.html"
-    ElementTree.ElementTree(root).write(Path(app.outdir) / "sitemap.xml", encoding="utf-8", xml_declaration=True)
+        ElementTree.SubElement(
+            ElementTree.SubElement(root, "url"), "loc"
+        ).text = f"{app.config.html_baseurl}{page}.html"
+    ElementTree.ElementTree(root).write(
+        Path(app.outdir) / "sitemap.xml", encoding="utf-8", xml_declaration=True
+    )
     draw_card(app.config.html_title, Path(app.outdir) / "_static" / "card.png")
 
 

@@ -58,7 +58,9 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 def print_page(page: Any, url: str) -> bytes:
     """A page as PDF, its mathematics set."""
     page.goto(url)
-    page.wait_for_function("!document.querySelector('.math') || document.querySelector('mjx-container')")
+    page.wait_for_function(
+        "!document.querySelector('.math') || document.querySelector('mjx-container')"
+    )
     page.wait_for_load_state("networkidle")
     page.evaluate(UNFOLD)
     page.add_style_tag(content=LAYOUT)
@@ -77,11 +79,15 @@ def make(root: Path, out: Path) -> int:
         raise FileNotFoundError("no chromium; make browser installs it where it may")
     from playwright.sync_api import sync_playwright
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(html)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(_Quiet, directory=str(html))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     writer = PdfWriter()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page(viewport={"width": 1000, "height": 1400}, color_scheme="light")
         for name in tqdm(pages(root), desc="pages", unit="page"):
             content = print_page(page, f"http://127.0.0.1:{server.server_port}/{name}.html")

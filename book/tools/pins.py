@@ -27,9 +27,14 @@ def pins() -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         options = ["--dry-run", "--ignore-installed", "--quiet", "--report", str(report)]
-        subprocess.run([sys.executable, "-m", "pip", "install", *options, f"{ROOT}[book,test,sweep,fid]"], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", *options, f"{ROOT}[book,test,sweep,fid]"],
+            check=True,
+        )
         found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
-    names = {data["name"]: data["version"].split("+")[0] for data in found}  # without the tag of a local build (+cpu)
+    names = {
+        data["name"]: data["version"].split("+")[0] for data in found
+    }  # without the tag of a local build (+cpu)
     kept = [name for name in names if name != "asintrovae" and not name.startswith(OF_TORCH)]
     return [f"{name}=={names[name]}" for name in sorted(kept, key=str.lower)]
 
@@ -38,14 +43,19 @@ def environment(lines: list[str]) -> str:
     """Conda environment: Python from conda, everything else pinned by pip as in constraints.txt."""
     packages = "".join(f"      - {line}\n" for line in lines)
     return (
-        HEAD + "name: asintrovae\nchannels: [conda-forge]\ndependencies:\n  - python=3.11\n  - pip\n"
+        HEAD
+        + "name: asintrovae\nchannels: [conda-forge]\ndependencies:\n  - python=3.11\n  - pip\n"
         f"  - pip:\n{packages}      - -e .\n"
     )
 
 
 def brought(component: dict[str, str]) -> list[Path]:
     """The installed files of a component of the manifest, in order; none where the package has other ones now."""
-    inside = [path for path in files(component["package"]) or [] if fnmatch(path.as_posix(), component["files"])]
+    inside = [
+        path
+        for path in files(component["package"]) or []
+        if fnmatch(path.as_posix(), component["files"])
+    ]
     return sorted(Path(str(path.locate())) for path in inside if "__pycache__" not in path.parts)
 
 
@@ -61,7 +71,9 @@ def note_browser_files() -> None:
     """Bring the hashes of the manifest, and the versions of what a package made itself, in step with what is installed."""
     text = MANIFEST.read_text()
     for component in yaml.safe_load(text)["packages"]:
-        block = re.search(rf"(?ms)^  - name: {re.escape(component['name'])}\n.*?(?=^  - |^\S|\Z)", text)
+        block = re.search(
+            rf"(?ms)^  - name: {re.escape(component['name'])}\n.*?(?=^  - |^\S|\Z)", text
+        )
         assert block is not None
         new = re.sub(r"sha256: .*", f"sha256: {digest(brought(component))}", block[0])
         if component["name"] == component["package"]:
@@ -77,6 +89,8 @@ if __name__ == "__main__":
         try:
             found = pins()
         except subprocess.CalledProcessError:
-            sys.exit("make constraints: pip could not resolve pyproject.toml, as it says above; nothing was changed")
+            sys.exit(
+                "make constraints: pip could not resolve pyproject.toml, as it says above; nothing was changed"
+            )
         (ROOT / "constraints.txt").write_text(HEAD + "\n".join(found) + "\n")
         (ROOT / "environment.yml").write_text(environment(found))

@@ -29,7 +29,9 @@ def occurrences(url: str) -> re.Pattern[str]:
 def texts(root: Path) -> dict[Path, str]:
     """Content of the text files of the project, those that git does not ignore included before they are committed."""
     listing = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
-    names = subprocess.run(listing, cwd=root, check=True, capture_output=True, text=True).stdout.split("\0")
+    names = subprocess.run(
+        listing, cwd=root, check=True, capture_output=True, text=True
+    ).stdout.split("\0")
     found = {}
     for path in sorted({root / name for name in names if name and (root / name).is_file()}):
         try:
@@ -43,9 +45,15 @@ def move(url: str, root: Path = ROOT) -> list[Path]:
     """Put url in the place of the configured address everywhere; the files that changed. ValueError for an address of no use."""
     match = ADDRESS.fullmatch(url.strip())
     if match is None or match[2].endswith(".git"):
-        raise ValueError(f"URL={url!r} is not https://github.com/OWNER/NAME (Colab opens notebooks from there)")
+        raise ValueError(
+            f"URL={url!r} is not https://github.com/OWNER/NAME (Colab opens notebooks from there)"
+        )
     old, new = occurrences(configured(root)), f"{match[1]}/{match[2]}"
-    changed = {path: moved for path, text in texts(root).items() if (moved := old.sub(rf"\g<1>{new}", text)) != text}
+    changed = {
+        path: moved
+        for path, text in texts(root).items()
+        if (moved := old.sub(rf"\g<1>{new}", text)) != text
+    }
     for path, moved in changed.items():
         path.write_bytes(moved.encode())
     return list(changed)

@@ -19,7 +19,9 @@ def main(stage: str, command: list[str]) -> int:
     if status == 0:
         known = json.loads(PATH.read_text()) if PATH.exists() else {}
         PATH.parent.mkdir(exist_ok=True)
-        PATH.write_text(json.dumps(known | {stage: round(time.monotonic() - start, 1)}, indent=1) + "\n")
+        PATH.write_text(
+            json.dumps(known | {stage: round(time.monotonic() - start, 1)}, indent=1) + "\n"
+        )
     return status
 
 

@@ -85,7 +85,12 @@ def thousandths(values: torch.Tensor) -> numpy.ndarray:
 def film(name: str) -> None:
     """Train one model and write its run."""
     config = RunConfig(
-        model=name, seed=0, threads=1, device="cpu", checkpoint_every=8000, run_dir=f"data/runs/training_frames/{name}-0"
+        model=name,
+        seed=0,
+        threads=1,
+        device="cpu",
+        checkpoint_every=8000,
+        run_dir=f"data/runs/training_frames/{name}-0",
     )
     torch.set_num_threads(1)
     data = build_data(config)
@@ -98,7 +103,9 @@ def film(name: str) -> None:
     save_record(config, loop.result, evaluate(model, data, config))
     numbers = {key: numpy.array(column, numpy.float32) for key, column in loop.numbers.items()}
     pictures = {key: numpy.stack(column) for key, column in loop.pictures.items()}
-    numpy.savez_compressed(loop.run_dir / "frames.npz", frames=numpy.array(FRAMES), **numbers, **pictures)
+    numpy.savez_compressed(
+        loop.run_dir / "frames.npz", frames=numpy.array(FRAMES), **numbers, **pictures
+    )
     for file in loop.run_dir.glob("checkpoint*"):
         file.unlink()
 

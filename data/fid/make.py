@@ -49,7 +49,9 @@ def fid(a: Tensor, b: Tensor) -> float:
 def fids(a: Tensor, b: Tensor) -> dict[str, list[float]]:
     """By sample count n: the FID of each pair of disjoint blocks of n images, as far as there are so many."""
     least = min(len(a), len(b))
-    blocks = {n: zip(a[:least].split(n), b[:least].split(n), strict=True) for n in COUNTS if n <= least}
+    blocks = {
+        n: zip(a[:least].split(n), b[:least].split(n), strict=True) for n in COUNTS if n <= least
+    }
     return {str(n): [fid(*pair) for pair in pairs] for n, pairs in blocks.items()}
 
 
@@ -67,7 +69,10 @@ def jpeg(image: Image.Image, quality: int) -> Image.Image:
 
 def networks(weights: str) -> dict[str, FeatureNetwork]:
     """Three forms of one network: in bfloat16, in float32, and in bfloat16 with the resize of TensorFlow 1."""
-    made = {name: FeatureNetwork("inception", inception(weights), 3, torch.device("cpu"), "bf16-mixed") for name in "abc"}
+    made = {
+        name: FeatureNetwork("inception", inception(weights), 3, torch.device("cpu"), "bf16-mixed")
+        for name in "abc"
+    }
     made["b"].precision, made["c"].network.use_antialias = "32-true", False
     return dict(zip(("bfloat16", "float32", "tensorflow1"), made.values(), strict=True))
 
@@ -79,45 +84,74 @@ def study(network: dict[str, FeatureNetwork]) -> Iterator[tuple[str, dict]]:
         return real_features(network[how], images, *what.split("-", 1))
 
     cifar = dict(zip(("train", "test"), find_images("cifar10"), strict=True))
-    real = {split: features(images[: COUNTS[-1]], f"cifar10-{split}") for split, images in cifar.items()}
+    real = {
+        split: features(images[: COUNTS[-1]], f"cifar10-{split}") for split, images in cifar.items()
+    }
     yield "floor of cifar10", fids(real["train"], real["test"])
 
     mnist = dict(zip(("train", "test"), map(shuffled, find_images("mnist")), strict=True))
-    digits = {split: features(images[: COUNTS[-1]], f"mnist-{split}") for split, images in mnist.items()}
+    digits = {
+        split: features(images[: COUNTS[-1]], f"mnist-{split}") for split, images in mnist.items()
+    }
     yield "floor of mnist", fids(digits["train"], digits["test"])
 
     runs = {name: load_run(embedded("runs/mnist_laptop") / f"{name}-0") for name in MODELS}
-    fakes = {name: features(sample(run.model, FEW, 0), f"samples-{name}") for name, run in runs.items()}
+    fakes = {
+        name: features(sample(run.model, FEW, 0), f"samples-{name}") for name, run in runs.items()
+    }
     torch.manual_seed(0)
-    fakes["untrained"] = features(sample(build_model(runs["vae"].config, (1, 28, 28)), FEW, 0), "samples-untrained")
+    fakes["untrained"] = features(
+        sample(build_model(runs["vae"].config, (1, 28, 28)), FEW, 0), "samples-untrained"
+    )
     in_one_batch = in_train_mode(runs["soft_intro"].model, FEW)
     fakes["soft_intro, train mode"] = features(in_one_batch, "samples-train")
     against = digits["test"].split(FEW)[:2]  # two blocks: how far the score depends on them
-    yield "models on mnist", {name: [fid(fake, block) for block in against] for name, fake in fakes.items()}
+    yield (
+        "models on mnist",
+        {name: [fid(fake, block) for block in against] for name, fake in fakes.items()},
+    )
 
     few = {split: images[:FEW] for split, images in cifar.items()}
     train, test = (real[split][:FEW] for split in ("train", "test"))
     for quality in (90, 50):
         images = through_pillow(few["test"], lambda image, quality=quality: jpeg(image, quality))
         spoiled = features(images, f"cifar10-test-jpeg{quality}")
-        yield f"JPEG {quality}", {"against train": fid(train, spoiled), "against the originals": fid(test, spoiled)}
+        yield (
+            f"JPEG {quality}",
+            {"against train": fid(train, spoiled), "against the originals": fid(test, spoiled)},
+        )
 
-    other = {split: features(images, f"cifar10-{split}-tensorflow1", "tensorflow1") for split, images in few.items()}
-    one_side = {"against train": fid(train, other["test"]), "against the originals": fid(test, other["test"])}
+    other = {
+        split: features(images, f"cifar10-{split}-tensorflow1", "tensorflow1")
+        for split, images in few.items()
+    }
+    one_side = {
+        "against train": fid(train, other["test"]),
+        "against the originals": fid(test, other["test"]),
+    }
     yield "resize of TensorFlow 1", one_side | {"both sides": fid(other["train"], other["test"])}
 
-    exact = {split: features(images, f"cifar10-{split}", "float32") for split, images in few.items()}
+    exact = {
+        split: features(images, f"cifar10-{split}", "float32") for split, images in few.items()
+    }
     both = {"bf16-mixed": fid(train, test), "32-true": fid(exact["train"], exact["test"])}
-    yield "precision", {"n": FEW, **both, "one against the other, same images": fid(exact["test"], test)}
+    yield (
+        "precision",
+        {"n": FEW, **both, "one against the other, same images": fid(exact["test"], test)},
+    )
 
     paths = dict(zip(("train", "test"), find_images("flowers128"), strict=True))
     flowers = {
-        split: features(decoded(shuffled(files)[:2000], 64, split)[0], f"flowers64-{split}") for split, files in paths.items()
+        split: features(decoded(shuffled(files)[:2000], 64, split)[0], f"flowers64-{split}")
+        for split, files in paths.items()
     }
     yield "floor of flowers64", fids(flowers["train"], flowers["test"])
 
     sets = {"mnist": digits, "cifar10": real, "flowers64": flowers}
-    shares = {name: precision_recall(pair["test"][:1000], pair["train"][:1000])._asdict() for name, pair in sets.items()}
+    shares = {
+        name: precision_recall(pair["test"][:1000], pair["train"][:1000])._asdict()
+        for name, pair in sets.items()
+    }
     yield "precision and recall of 1,000 training images", shares
 
     whole = {split: features(images, f"cifar10-{split}") for split, images in cifar.items()}
@@ -127,7 +161,9 @@ def study(network: dict[str, FeatureNetwork]) -> Iterator[tuple[str, dict]]:
 @torch.no_grad()
 def in_train_mode(model: Autoencoder, count: int) -> Tensor:
     """The images of `sample`, but normalised with the statistics of this one batch."""
-    return model.train().decode(torch.randn(count, model.latent_dim, generator=generator_for(0, "samples")))
+    return model.train().decode(
+        torch.randn(count, model.latent_dim, generator=generator_for(0, "samples"))
+    )
 
 
 def fixed_images() -> dict[str, Tensor]:

@@ -61,11 +61,17 @@ def main(source: Path) -> None:
         for split in ("train", "t10k")
     )
     network = train(*train_set)
-    header = {"test_accuracy": f"{accuracy(network, *test_set):.4f}", "seed": str(SEED), "torch": torch.__version__}
+    header = {
+        "test_accuracy": f"{accuracy(network, *test_set):.4f}",
+        "seed": str(SEED),
+        "torch": torch.__version__,
+    }
     header["machine"] = platform.machine()
     path = HERE / "mnist-classifier.safetensors"
     save_file(network.state_dict(), path, metadata=header)
-    (HERE / "SHA256SUMS").write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n")
+    (HERE / "SHA256SUMS").write_text(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+    )
     print(header)
 
 

@@ -32,12 +32,19 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 def main(source: Path) -> None:
     rng = np.random.default_rng(SEED)
     for split, per_class in PER_CLASS.items():
-        images, labels = (read_idx(source / f"{split}-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1"))
-        chosen = np.concatenate([rng.choice(np.flatnonzero(labels == digit), per_class, False) for digit in range(10)])
+        images, labels = (
+            read_idx(source / f"{split}-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1")
+        )
+        chosen = np.concatenate(
+            [rng.choice(np.flatnonzero(labels == digit), per_class, False) for digit in range(10)]
+        )
         rng.shuffle(chosen)
         write_idx(HERE / f"{split}-images-idx3-ubyte.gz", images[chosen])
         write_idx(HERE / f"{split}-labels-idx1-ubyte.gz", labels[chosen])
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(HERE.glob("*.gz"))]
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+        for path in sorted(HERE.glob("*.gz"))
+    ]
     (HERE / "SHA256SUMS").write_text("".join(lines))
 
 

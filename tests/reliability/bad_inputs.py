@@ -35,10 +35,17 @@ class Bad:
 def out_of_range(kind: dict[str, Any]) -> st.SearchStrategy[Any]:
     """Numbers outside the range that a field declares; for one that declares none, far from any that makes sense."""
     whole = kind["type"] == "integer"
-    low, high = kind.get("minimum", kind.get("exclusiveMinimum")), kind.get("maximum", kind.get("exclusiveMaximum"))
+    low, high = (
+        kind.get("minimum", kind.get("exclusiveMinimum")),
+        kind.get("maximum", kind.get("exclusiveMaximum")),
+    )
     steps = st.integers(1, 10**6) if whole else st.floats(1e-3, 1e6)
     below = HUGE.filter(lambda x: x < 0) if low is None else steps.map(lambda step: low - step)
-    above = HUGE.filter(lambda x: x > 0) if high is None else steps.map(lambda step: high * (1 + step) + step)
+    above = (
+        HUGE.filter(lambda x: x > 0)
+        if high is None
+        else steps.map(lambda step: high * (1 + step) + step)
+    )
     edges = [kind[name] for name in ("exclusiveMinimum", "exclusiveMaximum") if name in kind]
     found = below | above | HUGE | (st.sampled_from(edges) if edges else st.nothing())
     return found | found.filter(lambda x: abs(x) < 10**300).map(str)
@@ -47,10 +54,16 @@ def out_of_range(kind: dict[str, Any]) -> st.SearchStrategy[Any]:
 def wrong(kind: dict[str, Any]) -> st.SearchStrategy[Any]:
     """Values that a field of this JSON schema cannot take."""
     if "anyOf" in kind:  # or None
-        return wrong(next(option for option in kind["anyOf"] if option["type"] != "null")).filter(lambda x: x is not None)
+        return wrong(next(option for option in kind["anyOf"] if option["type"] != "null")).filter(
+            lambda x: x is not None
+        )
     anything = WORDS | LONG | STRANGE | NOT_FINITE | st.none()
     if kind["type"] in ("integer", "number"):
-        fractions = st.floats(0.01, 0.99).map(lambda x: x + 1) if kind["type"] == "integer" else st.nothing()
+        fractions = (
+            st.floats(0.01, 0.99).map(lambda x: x + 1)
+            if kind["type"] == "integer"
+            else st.nothing()
+        )
         return anything | st.booleans() | out_of_range(kind) | fractions
     if kind["type"] == "boolean":
         return anything | st.integers(2) | st.floats(0.1, 0.9) | HUGE
@@ -65,7 +78,12 @@ def wrong(kind: dict[str, Any]) -> st.SearchStrategy[Any]:
         return no_list | lengths | spoilt
     numbers = st.integers() | st.floats() | st.booleans()
     if "enum" in kind or "pattern" in kind:
-        near = st.sampled_from(kind.get("enum", ["cuda:", "cuda:-1", "cuda:1000", "gpu", "CPU", "cpu:0", "auto ", "cuda:1e1"]))
+        near = st.sampled_from(
+            kind.get(
+                "enum",
+                ["cuda:", "cuda:-1", "cuda:1000", "gpu", "CPU", "cpu:0", "auto ", "cuda:1e1"],
+            )
+        )
         return anything | numbers | (near.map(lambda text: text + " ") if "enum" in kind else near)
     paths = ["", "\0", "a\0b", "x/" * 10**4, "x" * 256, "é" * 200, "\ud800"]
     return st.sampled_from(paths) | STRANGE | st.none() | numbers | st.just(b"runs")
@@ -88,25 +106,46 @@ def misspelt(name: str) -> st.SearchStrategy[str]:
 POINTS, IMAGES = ["8gaussians", "rings"], ["mnist", "cifar10"]
 CONTRADICTIONS = st.one_of(
     st.integers(1, 10**6).flatmap(
-        lambda T: st.integers(T + 1, 2 * T).map(lambda warmup: Bad({"iterations": T, "warmup": warmup}, "warmup"))
+        lambda T: st.integers(T + 1, 2 * T).map(
+            lambda warmup: Bad({"iterations": T, "warmup": warmup}, "warmup")
+        )
     ),
     st.integers(2, 10**6).flatmap(
-        lambda T: st.integers(-(-T // 5), T).map(lambda warmup: Bad({"iterations": T, "warmup": warmup}, "warmup"))
+        lambda T: st.integers(-(-T // 5), T).map(
+            lambda warmup: Bad({"iterations": T, "warmup": warmup}, "warmup")
+        )
     ),
     st.just(Bad({"dataset": "folder"}, "data_dir")),
     st.integers(1, 1000).map(lambda n: Bad({"batch_size": n * 3 + 1, "devices": 3}, "devices")),
-    st.integers(2, 9).map(lambda n: Bad({"device": f"cuda:{n}", "devices": n, "batch_size": n}, "device")),
-    st.sampled_from(POINTS).map(lambda name: Bad({"dataset": name, "channels_last": True}, "channels_last")),
+    st.integers(2, 9).map(
+        lambda n: Bad({"device": f"cuda:{n}", "devices": n, "batch_size": n}, "device")
+    ),
+    st.sampled_from(POINTS).map(
+        lambda name: Bad({"dataset": name, "channels_last": True}, "channels_last")
+    ),
     st.just(Bad({"estimator": "u", "batch_size": 1}, "estimator")),
-    st.sampled_from(POINTS).map(lambda name: Bad({"dataset": name, "resolution": 64}, "resolution")),
-    st.sampled_from(IMAGES).map(lambda name: Bad({"dataset": name, "resolution": 64}, "resolution")),
-    st.sampled_from([*IMAGES, "celeba256"]).map(lambda name: Bad({"dataset": name, "widths": [4] * 9}, "widths")),
+    st.sampled_from(POINTS).map(
+        lambda name: Bad({"dataset": name, "resolution": 64}, "resolution")
+    ),
+    st.sampled_from(IMAGES).map(
+        lambda name: Bad({"dataset": name, "resolution": 64}, "resolution")
+    ),
+    st.sampled_from([*IMAGES, "celeba256"]).map(
+        lambda name: Bad({"dataset": name, "widths": [4] * 9}, "widths")
+    ),
     st.just(Bad({"dataset": "cifar10", "widths": [4] * 5, "batch_size": 1}, "batch_size")),
-    st.sampled_from(IMAGES).map(lambda name: Bad({"dataset": name, "batch_size": 10**6}, "batch_size")),
-    st.sampled_from(POINTS).map(lambda name: Bad({"dataset": name, "feature_network": "inception"}, "feature_network")),
+    st.sampled_from(IMAGES).map(
+        lambda name: Bad({"dataset": name, "batch_size": 10**6}, "batch_size")
+    ),
+    st.sampled_from(POINTS).map(
+        lambda name: Bad({"dataset": name, "feature_network": "inception"}, "feature_network")
+    ),
     st.just(Bad({"dataset": "cifar10", "feature_network": "mnist-classifier"}, "feature_network")),
     st.sampled_from(IMAGES).map(
-        lambda name: Bad({"dataset": name, "feature_network": "inception", "evaluation_samples": 3}, "evaluation_samples")
+        lambda name: Bad(
+            {"dataset": name, "feature_network": "inception", "evaluation_samples": 3},
+            "evaluation_samples",
+        )
     ),
 )
 
@@ -140,7 +179,11 @@ def by_papermill(parameters: dict[str, Any]) -> RunConfig:
     return RunConfig.from_namespace(namespace)
 
 
-WAYS = {"call": lambda given: RunConfig(**given), "namespace": RunConfig.from_namespace, "papermill": by_papermill}
+WAYS = {
+    "call": lambda given: RunConfig(**given),
+    "namespace": RunConfig.from_namespace,
+    "papermill": by_papermill,
+}
 
 
 def complaint(bad: Bad, way: str) -> str | None:
@@ -154,7 +197,11 @@ def complaint(bad: Bad, way: str) -> str | None:
         message = str(error)
         if len(message.splitlines()) != 1 or len(message) > 2000 or not message.isprintable():
             return f"{what}: no single line: {message[:300]!r}"
-        return None if re.search(rf"\b{bad.named}\b", message) else f"{what}: does not name it: {message}"
+        return (
+            None
+            if re.search(rf"\b{bad.named}\b", message)
+            else f"{what}: does not name it: {message}"
+        )
     except Exception as error:
         return f"{what}: {type(error).__name__}: {str(error)[:300]}"
     return f"{what}: accepted"
@@ -187,5 +234,9 @@ def run(n: int, random: int | None = None) -> tuple[int, list[str]]:
 
 if __name__ == "__main__":
     tried, accepted = run(int(sys.argv[1]), random=int(sys.argv[2]) if sys.argv[2:] else None)
-    print(*accepted, f"{tried} bad inputs tried, {len(accepted)} not refused in one clear line", sep="\n")
+    print(
+        *accepted,
+        f"{tried} bad inputs tried, {len(accepted)} not refused in one clear line",
+        sep="\n",
+    )
     sys.exit(bool(accepted))

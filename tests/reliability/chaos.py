@@ -12,14 +12,29 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from killing import Tally, compare, config_of, kill_at_every_line, kill_at_random, lines_of_a_save, whole_run
+from killing import (
+    Tally,
+    compare,
+    config_of,
+    kill_at_every_line,
+    kill_at_random,
+    lines_of_a_save,
+    whole_run,
+)
 from records_of_tests import measured_on, write
 
 from asintrovae.config import ModelName
 
 TESTS = Path(__file__).resolve().parents[1]
 POINTS = {"ema": 0.9, "milestones": [30], "kl_annealing": 0.5}
-IMAGES = {"dataset": "mnist-subset", "widths": [2, 4], "latent_dim": 4, "iterations": 30, "ema": 0.9, "checkpoint_every": 3}
+IMAGES = {
+    "dataset": "mnist-subset",
+    "widths": [2, 4],
+    "latent_dim": 4,
+    "iterations": 30,
+    "ema": 0.9,
+    "checkpoint_every": 3,
+}
 IMAGES |= {"channels_last": True}
 KINDS = {"points": POINTS, "images": IMAGES}
 
@@ -31,17 +46,31 @@ def kill_everything(folder: Path) -> Tally:
         for kind, parameters in KINDS.items():
             name = f"{model}-{kind}"
             seconds = whole_run(config_of(folder / name, model=model, **parameters))
-            kill_at_random(config_of(folder / f"{name}-killed", model=model, **parameters), 5, seconds / 3, seed, tally)
+            kill_at_random(
+                config_of(folder / f"{name}-killed", model=model, **parameters),
+                5,
+                seconds / 3,
+                seed,
+                tally,
+            )
             compare(folder / f"{name}-killed", folder / name, tally)
     lines = lines_of_a_save(folder)
     small = {"iterations": 3 * lines + 3, "checkpoint_every": 1}
     whole_run(config_of(folder / "lines", **small))
     kill_at_every_line(config_of(folder / "lines-killed", **small), lines, tally)
     compare(folder / "lines-killed", folder / "lines", tally)
-    for seed, (model, parameters) in enumerate([("as_intro", {"c": 0.5}), ("as_intro", {**IMAGES, "c": 0.5}), ("wgan_gp", {})]):
+    for seed, (model, parameters) in enumerate(
+        [("as_intro", {"c": 0.5}), ("as_intro", {**IMAGES, "c": 0.5}), ("wgan_gp", {})]
+    ):
         name = f"{model}-{seed}-two"
         seconds = whole_run(config_of(folder / name, model=model, devices=2, **parameters))
-        kill_at_random(config_of(folder / f"{name}-killed", model=model, devices=2, **parameters), 4, seconds / 3, seed, tally)
+        kill_at_random(
+            config_of(folder / f"{name}-killed", model=model, devices=2, **parameters),
+            4,
+            seconds / 3,
+            seed,
+            tally,
+        )
         compare(folder / f"{name}-killed", folder / name, tally)
     return tally
 
@@ -75,8 +104,14 @@ def main() -> int:
     faults = count(str(here / "test_locks.py"), *map(str, here.glob("test_*faults.py")))
     named = "refused or bad or wrong or do_not_fit"
     slow = ("test_chapter", "test_notebooks", "test_book")
-    inputs = count("-k", named, *(str(path) for path in TESTS.glob("test_*.py") if not path.stem.startswith(slow)))
-    fields = count(str(here / "test_parameters.py"), str(here / "test_numbers.py"))  # every parameter, and extreme numbers
+    inputs = count(
+        "-k",
+        named,
+        *(str(path) for path in TESTS.glob("test_*.py") if not path.stem.startswith(slow)),
+    )
+    fields = count(
+        str(here / "test_parameters.py"), str(here / "test_numbers.py")
+    )  # every parameter, and extreme numbers
     lost = [*tally.lost, *faults.failed, *inputs.failed, *fields.failed]
     bad_inputs = inputs.passed + fields.passed
     record = {**asdict(tally), "faults": faults.passed, "bad_inputs": bad_inputs, "lost": lost}
@@ -85,7 +120,11 @@ def main() -> int:
         f"of one of two processes), {tally.resumes} resumes, {faults.passed} faults tried, {bad_inputs} bad inputs tried, "
         f"lost: {len(lost)} {' '.join(lost)}"
     )
-    print(write("chaos.json", {**record, "seconds": round(time.monotonic() - started), **measured_on()}))
+    print(
+        write(
+            "chaos.json", {**record, "seconds": round(time.monotonic() - started), **measured_on()}
+        )
+    )
     return 1 if lost else 0
 
 

@@ -30,9 +30,19 @@ from asintrovae.running.lock import locked
 from asintrovae.running.processes import fabric_for
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["asintrovae.sweeps.ensemble", "lightning_fabric.plugins.environments.lightning"])
+FORKED.set_forkserver_preload(
+    ["asintrovae.sweeps.ensemble", "lightning_fabric.plugins.environments.lightning"]
+)
 SAVING = [checkpoint.save_checkpoint.__code__, files.write_atomically.__code__]
-SMALL = {"iterations": 60, "widths": [8], "batch_size": 16, "log_every": 1, "checkpoint_every": 4, "device": "cpu", "threads": 1}
+SMALL = {
+    "iterations": 60,
+    "widths": [8],
+    "batch_size": 16,
+    "log_every": 1,
+    "checkpoint_every": 4,
+    "device": "cpu",
+    "threads": 1,
+}
 
 
 @dataclass
@@ -52,9 +62,16 @@ def config_of(run_dir: Path, **parameters: Any) -> RunConfig:
     return RunConfig(**{**SMALL, "run_dir": str(run_dir), **parameters})
 
 
-def train_here(config: RunConfig, begun: Connection | None = None, line: int = 0, group: dict[str, str] | None = None) -> None:
+def train_here(
+    config: RunConfig,
+    begun: Connection | None = None,
+    line: int = 0,
+    group: dict[str, str] | None = None,
+) -> None:
     """In a process of its own: train; line: of the third save, to be killed there; group: the environment torchrun gives."""
-    multiprocessing.set_start_method("fork", force=True)  # for workers that decode, as in a program that nobody forked
+    multiprocessing.set_start_method(
+        "fork", force=True
+    )  # for workers that decode, as in a program that nobody forked
     images.MEMORY_LIMIT = images.MEMORY_LIMIT * (config.dataset != "folder")
     os.environ.update(group or {})
     log = os.open(f"{config.run_dir}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -126,11 +143,19 @@ class Forked:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         count = 1 if launched else config.devices
-        everywhere = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        everywhere = {
+            "WORLD_SIZE": count,
+            "LOCAL_WORLD_SIZE": count,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         everywhere |= {"TORCHELASTIC_RUN_ID": "killed", "GROUP_RANK": 0}
         for rank in range(count):
             listener, begun = FORKED.Pipe(duplex=False)
-            group = {name: str(value) for name, value in {**everywhere, "RANK": rank, "LOCAL_RANK": rank}.items()}
+            group = {
+                name: str(value)
+                for name, value in {**everywhere, "RANK": rank, "LOCAL_RANK": rank}.items()
+            }
             arguments = (config, begun, line, group if count > 1 else None)
             self.processes.append(FORKED.Process(target=train_here, args=arguments))
             self.processes[-1].start()
@@ -193,7 +218,9 @@ def kill_at_random(config: RunConfig, kills: int, seconds: float, seed: int, tal
         left = set(run_dir.glob("*.tmp"))
         forked = Forked(config)
         forked.wait(chance.uniform(0, seconds))
-        if not forked.kill(chance.randrange(config.devices)):  # it had come to its end: begin again, kill earlier
+        if not forked.kill(
+            chance.randrange(config.devices)
+        ):  # it had come to its end: begin again, kill earlier
             shutil.rmtree(run_dir)
             seconds /= 2
             continue
@@ -209,7 +236,11 @@ def kill_at_every_line(config: RunConfig, lines: int, tally: Tally) -> None:
     for line in range(1, lines + 1):
         forked = Forked(config, line)
         assert forked.end() == [-signal.SIGKILL], f"line {line} of a save was not reached"
-        tally.kills, tally.kills_in_a_save, tally.resumes = tally.kills + 1, tally.kills_in_a_save + 1, tally.resumes + 1
+        tally.kills, tally.kills_in_a_save, tally.resumes = (
+            tally.kills + 1,
+            tally.kills_in_a_save + 1,
+            tally.resumes + 1,
+        )
         saved = load_checkpoint(Path(config.run_dir))
         assert saved is not None
         assert saved.meta["iteration"] >= reached
@@ -223,8 +254,14 @@ def compare(one: Path, other: Path, tally: Tally) -> None:
     a, b = load_checkpoint(one), load_checkpoint(other)
     assert a is not None
     assert b is not None
-    same = a.tensors.keys() == b.tensors.keys() and all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
-    if not same or a.meta["history"] != b.meta["history"] or a.meta["iteration"] != b.meta["iteration"]:
+    same = a.tensors.keys() == b.tensors.keys() and all(
+        torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors
+    )
+    if (
+        not same
+        or a.meta["history"] != b.meta["history"]
+        or a.meta["iteration"] != b.meta["iteration"]
+    ):
         tally.lost.append(str(one))
 
 

@@ -21,7 +21,13 @@ from records_of_tests import measured_on, write
 from asintrovae import RunConfig, build_data, build_model, build_objective, evaluate, train
 from asintrovae.running import loop as training
 
-POINTS = {"iterations": 200_000, "widths": (8,), "batch_size": 16, "log_every": 1000, "checkpoint_every": 1000}
+POINTS = {
+    "iterations": 200_000,
+    "widths": (8,),
+    "batch_size": 16,
+    "log_every": 1000,
+    "checkpoint_every": 1000,
+}
 IMAGES = {"dataset": "mnist-subset", "widths": (2, 4), "batch_size": 16, "latent_dim": 4}
 IMAGES |= {"iterations": 2000, "log_every": 100, "checkpoint_every": 20}
 
@@ -41,7 +47,9 @@ class Watched(training.Loop):
         saved = super().save(done)
         evaluate(self.model, self.data, self.config)
         gc.collect()
-        with contextlib.suppress(OSError, AttributeError):  # what the allocator keeps for later jumps by 50 MB both ways
+        with contextlib.suppress(
+            OSError, AttributeError
+        ):  # what the allocator keeps for later jumps by 50 MB both ways
             ctypes.CDLL(None).malloc_trim(0)
         process = psutil.Process()
         self.seen.append((done, process.memory_info().rss, process.num_fds()))
@@ -57,7 +65,9 @@ def soak(name: str, config: RunConfig) -> dict[str, Any]:
     started, cpu = time.monotonic(), time.process_time()
     result = train(model, build_objective(config), data, config)
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu
-    done, memory, handles = np.array([seen for seen in Watched.seen if seen[0] >= config.iterations // 5]).T
+    done, memory, handles = np.array(
+        [seen for seen in Watched.seen if seen[0] >= config.iterations // 5]
+    ).T
     slope = np.polyfit(done, memory, 1)[0]
     return {
         "run": name,
@@ -77,16 +87,25 @@ def main() -> int:
     """Command line; 1 where memory or the number of open files grew."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--iterations", type=int, default=POINTS["iterations"], help="of the run on points; fewer are not recorded"
+        "--iterations",
+        type=int,
+        default=POINTS["iterations"],
+        help="of the run on points; fewer are not recorded",
     )
     iterations = parser.parse_args().iterations
     small = {"device": "cpu", "threads": 1, "evaluation_samples": 500}
     with tempfile.TemporaryDirectory() as folder:
-        points = RunConfig(**{**small, **POINTS, "iterations": iterations, "run_dir": f"{folder}/points"})
-        runs = [soak("points", points), soak("images", RunConfig(**small, **IMAGES, run_dir=f"{folder}/images"))]
+        points = RunConfig(
+            **{**small, **POINTS, "iterations": iterations, "run_dir": f"{folder}/points"}
+        )
+        runs = [
+            soak("points", points),
+            soak("images", RunConfig(**small, **IMAGES, run_dir=f"{folder}/images")),
+        ]
         runs[1]["rows_of_samples"] = len(list(Path(folder, "images", "progress").iterdir()))
     flat = all(
-        run["bytes_per_iteration"] < may_grow(sizes["log_every"]) and run["file_handles"][0] == run["file_handles"][1]
+        run["bytes_per_iteration"] < may_grow(sizes["log_every"])
+        and run["file_handles"][0] == run["file_handles"][1]
         for run, sizes in zip(runs, (POINTS, IMAGES), strict=True)
     )
     for run in runs:

@@ -40,9 +40,26 @@ def pictures(tmp_path, monkeypatch):
 
 
 def config(folder, run_dir, **parameters):
-    small = {"resolution": 16, "batch_size": 3, "widths": (2, 2), "iterations": 12, "model": "vae", "latent_dim": 3, "workers": 0}
+    small = {
+        "resolution": 16,
+        "batch_size": 3,
+        "widths": (2, 2),
+        "iterations": 12,
+        "model": "vae",
+        "latent_dim": 3,
+        "workers": 0,
+    }
     few = {"device": "cpu", "evaluation_samples": 2, "log_every": 1, "checkpoint_every": 2}
-    return RunConfig(**{**small, **few, "dataset": "folder", "data_dir": str(folder), "run_dir": str(run_dir), **parameters})
+    return RunConfig(
+        **{
+            **small,
+            **few,
+            "dataset": "folder",
+            "data_dir": str(folder),
+            "run_dir": str(run_dir),
+            **parameters,
+        }
+    )
 
 
 def trained(run, harm=lambda: None, at=5):
@@ -65,16 +82,28 @@ def saved(run):
 
 
 def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize(
-    ("harm", "workers"), [(Path.unlink, 0), (lambda path: os.truncate(path, 70), 1), (lambda path: path.write_bytes(b""), 1)]
+    ("harm", "workers"),
+    [
+        (Path.unlink, 0),
+        (lambda path: os.truncate(path, 70), 1),
+        (lambda path: path.write_bytes(b""), 1),
+    ],
 )
-def test_an_image_that_breaks_under_a_run_is_named_counted_and_replaced(harm, workers, pictures, tmp_path):
+def test_an_image_that_breaks_under_a_run_is_named_counted_and_replaced(
+    harm, workers, pictures, tmp_path
+):
     run = config(pictures, tmp_path / "run", workers=workers, model="soft_intro", warmup=2)
     victim = find_images("folder", str(pictures))[0][4]
-    with pytest.warns(UserWarning, match=rf"images left out because they cannot be read: .*{victim.name} \(") as caught:
+    with pytest.warns(
+        UserWarning, match=rf"images left out because they cannot be read: .*{victim.name} \("
+    ) as caught:
         result, network, data = trained(run, lambda: harm(victim))
     assert all("\n" not in str(warning.message) for warning in caught)
     assert (len(result.history), data.skipped_images) == (12, 1)
@@ -83,12 +112,17 @@ def test_an_image_that_breaks_under_a_run_is_named_counted_and_replaced(harm, wo
 
 
 @each_way
-def test_with_strict_images_the_run_stops_there_and_goes_on_when_the_image_is_back(workers, pictures, tmp_path):
+def test_with_strict_images_the_run_stops_there_and_goes_on_when_the_image_is_back(
+    workers, pictures, tmp_path
+):
     _, whole, _ = trained(config(pictures, tmp_path / "whole"))
     run = config(pictures, tmp_path / "run", workers=workers, strict_images=True)
     victim = find_images("folder", str(pictures))[0][4]
     content = victim.read_bytes()
-    with pytest.raises(ValueError, match=rf"^strict_images=True and 1 unreadable: .*{victim.name} .*; repair or remove[^\n]*$"):
+    with pytest.raises(
+        ValueError,
+        match=rf"^strict_images=True and 1 unreadable: .*{victim.name} .*; repair or remove[^\n]*$",
+    ):
         trained(run, lambda: victim.write_bytes(content[:50]))
     assert saved(run) >= 4
     victim.write_bytes(content)
@@ -97,24 +131,31 @@ def test_with_strict_images_the_run_stops_there_and_goes_on_when_the_image_is_ba
 
 
 @each_way
-def test_a_folder_that_disappears_stops_the_run_and_it_goes_on_when_the_folder_is_back(workers, pictures, tmp_path):
+def test_a_folder_that_disappears_stops_the_run_and_it_goes_on_when_the_folder_is_back(
+    workers, pictures, tmp_path
+):
     result, whole, _ = trained(config(pictures, tmp_path / "whole"))
     run = config(pictures, tmp_path / "run", workers=workers)
     with (
         pytest.warns(UserWarning, match="cannot be read"),
         pytest.raises(
-            ValueError, match=r"^9 images in a row cannot be read, the first is .*\(No such file [^\n]+\)[^\n]*checkpoint$"
+            ValueError,
+            match=r"^9 images in a row cannot be read, the first is .*\(No such file [^\n]+\)[^\n]*checkpoint$",
         ),
     ):
         trained(run, lambda: pictures.rename(tmp_path / "elsewhere"))
     assert saved(run) >= 4
-    with pytest.raises(FileNotFoundError, match=r"data_dir='.*pictures' is not a folder; name a folder"):
+    with pytest.raises(
+        FileNotFoundError, match=r"data_dir='.*pictures' is not a folder; name a folder"
+    ):
         build_data(run)
     moved = run.model_copy(update={"data_dir": str(tmp_path / "elsewhere")})
     rest, network, data = trained(moved)
     assert same(network, whole)
     assert rest.history == result.history
-    assert data.skipped_images is None, "the part before the interruption met images that this one knows nothing of"
+    assert data.skipped_images is None, (
+        "the part before the interruption met images that this one knows nothing of"
+    )
 
 
 def test_images_in_memory_need_their_files_no_longer(pictures, tmp_path, monkeypatch):
@@ -122,7 +163,9 @@ def test_images_in_memory_need_their_files_no_longer(pictures, tmp_path, monkeyp
     _, whole, _ = trained(config(pictures, tmp_path / "whole"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _, network, data = trained(config(pictures, tmp_path / "run"), lambda: shutil.rmtree(pictures))
+        _, network, data = trained(
+            config(pictures, tmp_path / "run"), lambda: shutil.rmtree(pictures)
+        )
     assert same(network, whole)
     assert (len(data.evaluation(2)), data.skipped_images) == (2, 0)
 
@@ -133,7 +176,10 @@ def test_test_images_that_are_gone_by_the_end_are_named(pictures, tmp_path):
     _, network, data = trained(run)
     for path in tests:
         path.unlink()
-    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match=r"^2 images in a row .*No such file"):
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(ValueError, match=r"^2 images in a row .*No such file"),
+    ):
         evaluate(network, data, run)
     assert saved(run) == 12
 
@@ -141,11 +187,15 @@ def test_test_images_that_are_gone_by_the_end_are_named(pictures, tmp_path):
 @pytest.mark.parametrize("limit", [0, 2**30])
 @pytest.mark.parametrize("split", [0, 1])
 @pytest.mark.filterwarnings("ignore:images left out")
-def test_a_split_without_a_readable_image_is_refused_before_training(split, limit, pictures, tmp_path, monkeypatch):
+def test_a_split_without_a_readable_image_is_refused_before_training(
+    split, limit, pictures, tmp_path, monkeypatch
+):
     monkeypatch.setattr(images, "MEMORY_LIMIT", limit)
     for path in find_images("folder", str(pictures))[split]:
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"images in a row cannot be read, the first is .*no image"):
+    with pytest.raises(
+        ValueError, match=r"images in a row cannot be read, the first is .*no image"
+    ):
         build_data(config(pictures, tmp_path / "run"))
 
 
@@ -168,7 +218,12 @@ def test_a_decoding_process_that_is_killed_stops_the_run_in_one_line(pictures, t
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("DataLoader worker (pid 1)\nis killed"), EOFError(), ConnectionResetError(104, "reset")]
+    "error",
+    [
+        RuntimeError("DataLoader worker (pid 1)\nis killed"),
+        EOFError(),
+        ConnectionResetError(104, "reset"),
+    ],
 )
 def test_however_a_decoding_process_ends_the_parameter_is_named_and_the_next_batch_comes_from_a_new_one(
     error, pictures, tmp_path
@@ -182,7 +237,10 @@ def test_however_a_decoding_process_ends_the_parameter_is_named_and_the_next_bat
 
     data.batch(0)
     data._stream = broken()
-    with pytest.raises(RuntimeError, match=r"^workers=0: one that decodes images ended \([^\n]+\); start the run again[^\n]+$"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"^workers=0: one that decodes images ended \([^\n]+\); start the run again[^\n]+$",
+    ):
         data.batch(1)
     assert torch.equal(data.batch(1), second)
     assert torch.equal(data.batch(0), first)
@@ -205,14 +263,22 @@ def test_what_nobody_counted_is_recorded_as_unknown(pictures, tmp_path):
 # Which data
 
 
-def test_the_fingerprint_is_that_of_the_images_wherever_they_lie_and_however_they_are_served(pictures, tmp_path, monkeypatch):
+def test_the_fingerprint_is_that_of_the_images_wherever_they_lie_and_however_they_are_served(
+    pictures, tmp_path, monkeypatch
+):
     run = config(pictures, tmp_path)
     first = build_data(run).fingerprint
     assert len(first) == 64
     shutil.copytree(pictures, tmp_path / "other" / "place")
     monkeypatch.chdir(tmp_path / "other")
-    assert {build_data(config(path, tmp_path)).fingerprint for path in ("place", tmp_path / "other/place")} == {first}
-    assert build_data(config(pictures, tmp_path, seed=3, resolution=8, batch_size=2)).fingerprint == first
+    assert {
+        build_data(config(path, tmp_path)).fingerprint
+        for path in ("place", tmp_path / "other/place")
+    } == {first}
+    assert (
+        build_data(config(pictures, tmp_path, seed=3, resolution=8, batch_size=2)).fingerprint
+        == first
+    )
     monkeypatch.setattr(images, "MEMORY_LIMIT", 2**30)
     assert build_data(run).fingerprint == first
 
@@ -226,7 +292,8 @@ def test_a_run_goes_on_wherever_its_images_lie_and_not_with_others(pictures, tmp
     shutil.copytree(pictures, tmp_path / "other")
     save(tmp_path / "other" / "a" / "01.JPG", 77)
     with pytest.raises(
-        ParameterError, match=r"^data_dir='[^\n]+other' holds other data than run_dir='[^\n]+run' was begun with; [^\n]+$"
+        ParameterError,
+        match=r"^data_dir='[^\n]+other' holds other data than run_dir='[^\n]+run' was begun with; [^\n]+$",
     ):
         trained(config(tmp_path / "other", tmp_path / "run"))
     assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == before
@@ -251,7 +318,9 @@ def test_other_images_have_another_fingerprint(limit, pictures, tmp_path, monkey
         assert len(set(found)) == len(found), what
 
 
-def test_an_unreadable_image_changes_the_numbering_in_memory_and_so_the_fingerprint(pictures, tmp_path, monkeypatch):
+def test_an_unreadable_image_changes_the_numbering_in_memory_and_so_the_fingerprint(
+    pictures, tmp_path, monkeypatch
+):
     monkeypatch.setattr(images, "MEMORY_LIMIT", 2**30)
     before = build_data(config(pictures, tmp_path)).fingerprint
     monkeypatch.setattr(sources, "beginning", lambda path: b"")
@@ -269,7 +338,10 @@ def test_fingerprints_of_sets_that_are_no_image_files():
     changed = train_images.clone()
     changed[0, 0, 14, 14] += 1
     assert sources.fingerprint(changed, test_images, 6000) != digits.fingerprint
-    points = {name: ToyData(toy_density(name), 8, 0, torch.device("cpu")).fingerprint for name in ("rings", "checkerboard")}
+    points = {
+        name: ToyData(toy_density(name), 8, 0, torch.device("cpu")).fingerprint
+        for name in ("rings", "checkerboard")
+    }
     assert points == {"rings": "Rings", "checkerboard": "Checkerboard"}
 
 
@@ -310,8 +382,13 @@ def mirror(tmp_path, monkeypatch, server):
     generator = np.random.default_rng(0)
     for name in sources.MNIST_FILES:
         pixels = generator.integers(0, 255, (20, 28, 28), dtype=np.uint8)
-        monkeypatch.setitem(sources.MNIST_SHA256, name, hashlib.sha256(pixels.tobytes()).hexdigest())
-        for file, content in ((name, pixels), (name.replace("images-idx3", "labels-idx1"), pixels[:, 0, 0])):
+        monkeypatch.setitem(
+            sources.MNIST_SHA256, name, hashlib.sha256(pixels.tobytes()).hexdigest()
+        )
+        for file, content in (
+            (name, pixels),
+            (name.replace("images-idx3", "labels-idx1"), pixels[:, 0, 0]),
+        ):
             (folder / file).write_bytes(gzip.compress(idx(content)))
             sums.append((file, hashlib.md5((folder / file).read_bytes()).hexdigest()))
     monkeypatch.setattr(datasets.MNIST, "resources", sums)
@@ -320,22 +397,34 @@ def mirror(tmp_path, monkeypatch, server):
 
 
 def digits(root, **parameters):
-    return build_data(RunConfig(dataset="mnist", data_dir=str(root), batch_size=4, device="cpu", **parameters))
+    return build_data(
+        RunConfig(dataset="mnist", data_dir=str(root), batch_size=4, device="cpu", **parameters)
+    )
 
 
 @pytest.mark.parametrize(
-    "harm", [lambda content: content[:-30], lambda content: gzip.compress(idx(np.ones((20, 28, 28), np.uint8)))]
+    "harm",
+    [
+        lambda content: content[:-30],
+        lambda content: gzip.compress(idx(np.ones((20, 28, 28), np.uint8))),
+    ],
 )
 def test_a_download_with_a_wrong_checksum_is_refused_and_never_used(harm, mirror, tmp_path):
     """Truncated on the way, or other images altogether; fetched again, it replaces what was wrong and nothing else."""
     good, bad = (mirror / name for name in sources.MNIST_FILES)
     content, root = bad.read_bytes(), tmp_path / "data"
     bad.write_bytes(harm(content))
-    with pytest.raises(FileNotFoundError, match=r"^dataset='mnist': the download into .*data failed \([^\n]*corrupted[^\n]*$"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"^dataset='mnist': the download into .*data failed \([^\n]*corrupted[^\n]*$",
+    ):
         digits(root, download=True)
     raw = root / "MNIST" / "raw"
     assert (raw / good.name).read_bytes() == good.read_bytes()
-    with pytest.raises(ValueError, match=rf"{bad.name} (is not a whole IDX file|does not hold the images of MNIST).*; delete it"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{bad.name} (is not a whole IDX file|does not hold the images of MNIST).*; delete it",
+    ):
         digits(root)
     bad.write_bytes(content)
     good.unlink()  # it is there already, and stays
@@ -346,7 +435,8 @@ def test_a_download_with_a_wrong_checksum_is_refused_and_never_used(harm, mirror
 def test_without_a_network_the_ways_out_are_named(mirror, tmp_path):
     shutil.rmtree(mirror)
     with pytest.raises(
-        FileNotFoundError, match=r"^dataset='mnist': the download into .* failed \([^\n]+\); start again where[^\n]+$"
+        FileNotFoundError,
+        match=r"^dataset='mnist': the download into .* failed \([^\n]+\); start again where[^\n]+$",
     ):
         digits(tmp_path / "data", download=True)
 
@@ -357,8 +447,14 @@ def test_an_archive_with_a_wrong_checksum_is_not_unpacked(tmp_path, monkeypatch,
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(tmp_path / "planted", "cifar-10-batches-py/data_batch_1")
     monkeypatch.setattr(datasets.CIFAR10, "url", f"{server(tmp_path)}/{archive.name}")
-    with pytest.raises(FileNotFoundError, match=r"dataset='cifar10': the download into .*data failed .*corrupted"):
-        build_data(RunConfig(dataset="cifar10", data_dir=str(tmp_path / "data"), download=True, device="cpu"))
+    with pytest.raises(
+        FileNotFoundError, match=r"dataset='cifar10': the download into .*data failed .*corrupted"
+    ):
+        build_data(
+            RunConfig(
+                dataset="cifar10", data_dir=str(tmp_path / "data"), download=True, device="cpu"
+            )
+        )
     assert not list((tmp_path / "data").rglob("data_batch_1"))
 
 
@@ -367,9 +463,16 @@ def test_files_that_are_whole_but_no_mnist_are_refused(mirror, tmp_path):
     shutil.copytree(mirror, raw)
     assert digits(tmp_path / "data").shape == (1, 28, 28)
     name = sources.MNIST_FILES[0]
-    for pixels in (np.zeros((20, 28, 28), np.uint8), np.zeros((20, 32, 32), np.uint8), np.zeros(20, np.uint8)):
+    for pixels in (
+        np.zeros((20, 28, 28), np.uint8),
+        np.zeros((20, 32, 32), np.uint8),
+        np.zeros(20, np.uint8),
+    ):
         (raw / name).write_bytes(gzip.compress(idx(pixels)))
-        with pytest.raises(ValueError, match=rf"{name} does not hold the images of MNIST; delete it and fetch it again"):
+        with pytest.raises(
+            ValueError,
+            match=rf"{name} does not hold the images of MNIST; delete it and fetch it again",
+        ):
             digits(tmp_path / "data")
 
 
@@ -385,7 +488,9 @@ def test_unpacked_files_are_read_as_torchvision_reads_them(mirror, tmp_path):
     assert torch.equal(after.evaluation(9), before.evaluation(9))
     name = sources.MNIST_FILES[0].removesuffix(".gz")
     os.truncate(raw / name, 99)
-    with pytest.raises(ValueError, match=rf"{name} is not a whole IDX file of bytes; delete it and fetch it again"):
+    with pytest.raises(
+        ValueError, match=rf"{name} is not a whole IDX file of bytes; delete it and fetch it again"
+    ):
         digits(tmp_path / "data")
 
 

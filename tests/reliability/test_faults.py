@@ -54,7 +54,9 @@ class At:
 def mounted(folder, *options):
     """A file system in memory of 1 MB at `folder`; skips the test where that is not allowed."""
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True
+    ).returncode:
         pytest.skip("mounting a file system needs root")
     try:
         yield
@@ -86,7 +88,9 @@ def full(folder, how, limit=50_000):
             unlimited()
 
 
-@pytest.mark.parametrize(("how", "reason"), [("tmpfs", "No space left on device"), ("limit", "File too large")])
+@pytest.mark.parametrize(
+    ("how", "reason"), [("tmpfs", "No space left on device"), ("limit", "File too large")]
+)
 def test_a_full_disk_leaves_both_generations(tmp_path, how, reason):
     folder = tmp_path / "run"
     small = {"iterations": 30, "widths": (64, 64)}
@@ -100,7 +104,10 @@ def test_a_full_disk_leaves_both_generations(tmp_path, how, reason):
         assert str(caught.value) == f"[Errno {caught.value.errno}] {said}"
         empty()
         assert not list(folder.glob("*.tmp"))
-        assert [load_checkpoint(folder).meta["iteration"], len(list(folder.glob("*.safetensors")))] == [20, 2]
+        assert [
+            load_checkpoint(folder).meta["iteration"],
+            len(list(folder.glob("*.safetensors"))),
+        ] == [20, 2]
         run(config)
         assert_same_run(folder, tmp_path / "whole")
 
@@ -123,13 +130,17 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_training(tmp_path,
     for run_dir in ("file", "file/below"):
         config = tiny_config(tmp_path / run_dir)
         with pytest.raises(
-            ParameterError, match=rf"^run_dir='{config.run_dir}': '{tmp_path}/file' is a file, a run needs a folder"
+            ParameterError,
+            match=rf"^run_dir='{config.run_dir}': '{tmp_path}/file' is a file, a run needs a folder",
         ):
             run(config)
     with mounted(tmp_path / "mount"):
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "mount")], check=True)
         for run_dir in (tmp_path / "mount", tmp_path / "mount" / "below"):
-            with pytest.raises(ParameterError, match=r"cannot be written to \(Read-only file system\); choose another run_dir$"):
+            with pytest.raises(
+                ParameterError,
+                match=r"cannot be written to \(Read-only file system\); choose another run_dir$",
+            ):
                 train(model, objective, data, tiny_config(run_dir))
 
 
@@ -158,12 +169,23 @@ def flipped(content, position):
 def damages(content):
     """Damaged versions of a checkpoint, by name."""
     header = 8 + int.from_bytes(content[:8], "little")
-    found = {"empty": b"", "cut in the header": content[:100], "cut in the data": content[:-1], "longer": content + b"0"}
+    found = {
+        "empty": b"",
+        "cut in the header": content[:100],
+        "cut in the data": content[:-1],
+        "longer": content + b"0",
+    }
     found |= {"zeros at the end": content[:-512] + bytes(512), "nothing of it": bytes(len(content))}
-    for place, position in {"length": 1, "meta": content.index(b"batch_size"), "shape": content.index(b'shape":[') + 8}.items():
+    for place, position in {
+        "length": 1,
+        "meta": content.index(b"batch_size"),
+        "shape": content.index(b'shape":[') + 8,
+    }.items():
         found[f"{place} flipped"] = flipped(content, position)
     for part in range(1, 8):
-        found[f"data flipped at {part}/8"] = flipped(content, header + part * (len(content) - header) // 8)
+        found[f"data flipped at {part}/8"] = flipped(
+            content, header + part * (len(content) - header) // 8
+        )
     return found
 
 
@@ -174,14 +196,19 @@ def test_a_damaged_checkpoint_is_noticed_whatever_the_damage(tmp_path):
     for name, content in damages(whole).items():
         assert content != whole
         path.write_bytes(content)
-        with pytest.warns(UserWarning, match=rf"^{path} is damaged \(.+\); going back to iteration 20, before it$"):
+        with pytest.warns(
+            UserWarning, match=rf"^{path} is damaged \(.+\); going back to iteration 20, before it$"
+        ):
             assert load_checkpoint(tmp_path).meta["iteration"] == 20, name
 
 
 @pytest.mark.parametrize("ensemble", [False, True])
 def test_a_run_goes_back_to_the_generation_before_and_keeps_it(tmp_path, monkeypatch, ensemble):
     """The damaged file must not become the one to fall back on."""
-    config, whole = tiny_config(tmp_path / "run", iterations=30), tiny_config(tmp_path / "whole", iterations=30)
+    config, whole = (
+        tiny_config(tmp_path / "run", iterations=30),
+        tiny_config(tmp_path / "whole", iterations=30),
+    )
     go = (lambda config: train_ensemble([config])) if ensemble else run
     go(config)
     go(whole)
@@ -210,7 +237,8 @@ def test_two_damaged_generations_are_an_error_that_names_both(tmp_path, monkeypa
     both = rf"{tmp_path / CURRENT} {reason} and {tmp_path / PREVIOUS} {reason}"
     for attempt in (run, lambda config: train_ensemble([config])):
         with pytest.raises(
-            ParameterError, match=rf"^run_dir='{tmp_path}' holds no whole checkpoint: {both}; put back a copy, or"
+            ParameterError,
+            match=rf"^run_dir='{tmp_path}' holds no whole checkpoint: {both}; put back a copy, or",
         ):
             attempt(config)
     assert {name: (tmp_path / name).read_bytes() for name in contents} == contents
@@ -224,7 +252,9 @@ def test_a_checkpoint_from_before_there_were_checksums_is_read(tmp_path):
     text = json.dumps(saved.meta)
     (tmp_path / CURRENT).write_bytes(save(saved.tensors, {"json": text}))
     assert load_checkpoint(tmp_path).meta == saved.meta
-    (tmp_path / CURRENT).write_bytes(save(saved.tensors, {"json": text, "sha256": checksum(saved.tensors, text + " ")}))
+    (tmp_path / CURRENT).write_bytes(
+        save(saved.tensors, {"json": text, "sha256": checksum(saved.tensors, text + " ")})
+    )
     with pytest.warns(UserWarning, match="is damaged"):
         load_checkpoint(tmp_path)
 
@@ -258,11 +288,17 @@ def test_nothing_in_the_package_reads_or_writes_pickles():
     words = re.compile(
         r"pickle\.\w*(?:load|dump|Pickler)\w*|torch\.save|torch\.load\([^)]*\)|allow_pickle=True|joblib|dill|shelve"
     )
-    texts = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
+    texts = {
+        path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")
+    }
     assert len(texts) > 20
     found = {name: words.findall(text) for name, text in texts.items() if words.search(text)}
-    assert found == {"evaluation/features.py": ['torch.load(weights, map_location="cpu", weights_only=True)']}
-    imports = [name for name, text in texts.items() if re.search(r"(?m)^\s*(import|from) c?pickle", text)]
+    assert found == {
+        "evaluation/features.py": ['torch.load(weights, map_location="cpu", weights_only=True)']
+    }
+    imports = [
+        name for name, text in texts.items() if re.search(r"(?m)^\s*(import|from) c?pickle", text)
+    ]
     assert imports == ["evaluation/features.py"]  # for the name of an error
 
 
@@ -270,12 +306,20 @@ class Spoilt:
     """An objective of which one term, or the loss, of one phase has another value at one iteration."""
 
     def __init__(self, objective, phase, term, value, at):
-        self.objective, self.phase, self.term, self.value, self.at = objective, phase, term, value, at
+        self.objective, self.phase, self.term, self.value, self.at = (
+            objective,
+            phase,
+            term,
+            value,
+            at,
+        )
 
     @property
     def phases(self):
         phases = self.objective.phases
-        return tuple(Phase(p.name, p.learns, self.spoilt(p)) if p.name == self.phase else p for p in phases)
+        return tuple(
+            Phase(p.name, p.learns, self.spoilt(p)) if p.name == self.phase else p for p in phases
+        )
 
     def spoilt(self, phase):
         def loss(model, x, noise, progress):
@@ -283,14 +327,23 @@ class Spoilt:
             if progress != self.at:
                 return value, terms
             bad = torch.tensor(self.value)
-            return (value * bad, terms) if self.term == "loss" else (value, {**terms, self.term: bad})
+            return (
+                (value * bad, terms) if self.term == "loss" else (value, {**terms, self.term: bad})
+            )
 
         return loss
 
 
 @pytest.mark.parametrize("model_name", MODELS)
 def test_a_number_that_is_not_finite_in_any_term(tmp_path, model_name):
-    small = {"model": model_name, "iterations": 8, "log_every": 4, "checkpoint_every": 4, "warmup": 0, "c": 0.5}
+    small = {
+        "model": model_name,
+        "iterations": 8,
+        "log_every": 4,
+        "checkpoint_every": 4,
+        "warmup": 0,
+        "c": 0.5,
+    }
     small["critic_steps"] = 1
     whole = run(tiny_config(tmp_path / "whole", **small))
     terms = [name.split(".") for name in whole.history[0] if name != "iteration"]
@@ -299,7 +352,9 @@ def test_a_number_that_is_not_finite_in_any_term(tmp_path, model_name):
         for value in ("nan", "inf"):
             config = tiny_config(tmp_path / f"{phase}.{term}{value}", **small)
             _, model, objective = build(config)
-            result = train(model, Spoilt(objective, phase, term, float(value), 5 / 8), build(config)[0], config)
+            result = train(
+                model, Spoilt(objective, phase, term, float(value), 5 / 8), build(config)[0], config
+            )
             assert (result.divergence.iteration, result.divergence.term) == (5, f"{phase}.{term}")
             assert load_checkpoint(tmp_path / f"{phase}.{term}{value}").meta["iteration"] == 4
             assert result.history == whole.history[:1]
@@ -307,14 +362,20 @@ def test_a_number_that_is_not_finite_in_any_term(tmp_path, model_name):
 
 
 def out_of_memory():
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore that nobody reads.")
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB.\nMore that nobody reads."
+    )
 
 
 @pytest.mark.parametrize("ensemble", [False, True])
 def test_a_batch_that_does_not_fit_names_the_way_out(tmp_path, monkeypatch, ensemble):
     config = tiny_config(tmp_path)
     step = Loop.step
-    monkeypatch.setattr(Loop, "step", lambda loop, *given: out_of_memory() if given[-1] == 13 / 20 else step(loop, *given))
+    monkeypatch.setattr(
+        Loop,
+        "step",
+        lambda loop, *given: out_of_memory() if given[-1] == 13 / 20 else step(loop, *given),
+    )
     said = (
         "batch_size=32 with precision='32-true' does not fit (CUDA out of memory. Tried to allocate 2.00 GiB.); lower batch_size "
         "or use precision='bf16-mixed', in another run_dir, or more devices, also in this one"
@@ -349,6 +410,9 @@ def test_another_configuration_is_refused_and_nothing_is_touched(tmp_path):
     run(tiny_config(tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
     assert len(before) == 2
-    with pytest.raises(ParameterError, match=r"holds another run \(latent_dim 2 there, 3 here, ema 0\.0 there, 0\.5 here\)"):
+    with pytest.raises(
+        ParameterError,
+        match=r"holds another run \(latent_dim 2 there, 3 here, ema 0\.0 there, 0\.5 here\)",
+    ):
         run(RunConfig(**{**tiny_config(tmp_path).model_dump(), "latent_dim": 3, "ema": 0.5}))
     assert {path: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == before

@@ -134,16 +134,27 @@ def finished(folder):
     """A run of points as it is left, without its training."""
     config = tiny_config(folder)
     save_samples(config, torch.rand(9, 2))
-    save_record(config, TrainingResult([{"iteration": 5, "joint.loss": 1.5}], 1.0), {"protocol_kl": 2.0})
+    save_record(
+        config, TrainingResult([{"iteration": 5, "joint.loss": 1.5}], 1.0), {"protocol_kl": 2.0}
+    )
 
 
-DAMAGED = {"empty": lambda content: b"", "cut": lambda content: content[: len(content) // 2], "other": lambda _: b"\xff\n7"}
+DAMAGED = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "other": lambda _: b"\xff\n7",
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
 @pytest.mark.parametrize(
     ("name", "load"),
-    [("record.json", load_run), ("record.json", load_records), ("history.csv", load_run), ("samples.npy", load_samples)],
+    [
+        ("record.json", load_run),
+        ("record.json", load_records),
+        ("history.csv", load_run),
+        ("samples.npy", load_samples),
+    ],
 )
 def test_a_damaged_file_of_a_record_is_named_with_the_way_out(tmp_path, name, load, damage):
     finished(tmp_path)
@@ -151,7 +162,8 @@ def test_a_damaged_file_of_a_record_is_named_with_the_way_out(tmp_path, name, lo
     path = tmp_path / name
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(
-        ParameterError, match=rf"^{path} cannot be read \([^\n]+\); put back a copy, or start the run again[^\n]+$"
+        ParameterError,
+        match=rf"^{path} cannot be read \([^\n]+\); put back a copy, or start the run again[^\n]+$",
     ):
         load(tmp_path)
 
@@ -159,20 +171,32 @@ def test_a_damaged_file_of_a_record_is_named_with_the_way_out(tmp_path, name, lo
 def test_a_record_of_a_parameter_that_does_not_exist_is_named(tmp_path):
     finished(tmp_path)
     path = tmp_path / "record.json"
-    path.write_text(path.read_text().replace('"batch_size": 32', '"batch_size": 32, "size_of_batch": 32'))
-    with pytest.raises(ParameterError, match=rf"^{path} cannot be read \(unknown parameter 'size_of_batch'"):
+    path.write_text(
+        path.read_text().replace('"batch_size": 32', '"batch_size": 32, "size_of_batch": 32')
+    )
+    with pytest.raises(
+        ParameterError, match=rf"^{path} cannot be read \(unknown parameter 'size_of_batch'"
+    ):
         load_run(tmp_path)
 
 
 def test_a_history_that_is_missing_is_named(tmp_path):
     finished(tmp_path)
     (tmp_path / "history.csv").unlink()
-    with pytest.raises(ParameterError, match=r"history\.csv cannot be read \(No such file or directory\); put back a copy"):
+    with pytest.raises(
+        ParameterError,
+        match=r"history\.csv cannot be read \(No such file or directory\); put back a copy",
+    ):
         load_run(tmp_path)
 
 
 def test_a_metric_that_is_not_finite_is_none_with_the_reason(tmp_path):
-    metrics = {"psnr": float("inf"), "fid": None, "mse": 0.0, "not_measured": {"fid": "needs at least 2 images, got 1"}}
+    metrics = {
+        "psnr": float("inf"),
+        "fid": None,
+        "mse": 0.0,
+        "not_measured": {"fid": "needs at least 2 images, got 1"},
+    }
     record = save_record(tiny_config(tmp_path), TrainingResult([{"iteration": 5}]), metrics)
     assert record["metrics"] == {"psnr": None, "fid": None, "mse": 0.0}
     assert record["not_measured"] == {"fid": "needs at least 2 images, got 1", "psnr": "is inf"}
@@ -186,7 +210,10 @@ def test_a_damaged_film_is_named(tmp_path, keep):
     numpy.savez_compressed(path, modes=numpy.arange(9), kl=numpy.ones(3))
     assert load_film(tmp_path).keys() == {"modes", "kl"}
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=rf"^{path} is damaged \([^\n]*\); record another with book/tools/training_frames.py$"):
+    with pytest.raises(
+        ValueError,
+        match=rf"^{path} is damaged \([^\n]*\); record another with book/tools/training_frames.py$",
+    ):
         load_film(tmp_path)
 
 
@@ -201,4 +228,6 @@ def test_a_figure_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeyp
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left on device; what was saved before is kept"):
         save_figure(figure, tmp_path / "new", "a.png")
-    assert [(path.name, path.read_bytes()) for path in (tmp_path / "new").iterdir()] == [("a.png", before)]
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "new").iterdir()] == [
+        ("a.png", before)
+    ]

@@ -13,7 +13,16 @@ import pytest
 import torch
 from conftest import ROOT, build, tiny_config
 from image_layouts import save
-from killing import Forked, Tally, compare, config_of, kill_at_every_line, kill_at_random, lines_of_a_save, whole_run
+from killing import (
+    Forked,
+    Tally,
+    compare,
+    config_of,
+    kill_at_every_line,
+    kill_at_random,
+    lines_of_a_save,
+    whole_run,
+)
 
 from asintrovae import build_data, train
 from asintrovae.running import signals as interruption
@@ -62,7 +71,9 @@ def test_one_of_two_processes_killed(tmp_path):
     assert tally.kills_of_one_of_two_processes == 2
 
 
-@pytest.mark.parametrize(("number", "devices"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGTERM, 2)])
+@pytest.mark.parametrize(
+    ("number", "devices"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGTERM, 2)]
+)
 def test_a_signal_from_outside_saves_first(tmp_path, number, devices):
     """Whenever it comes; of two processes one is told, and both stop at the same iteration."""
     small = {"iterations": 300, "checkpoint_every": 300, "log_every": 100, "devices": devices}
@@ -71,7 +82,9 @@ def test_a_signal_from_outside_saves_first(tmp_path, number, devices):
     forked = Forked(asked)
     forked.signal(number, rank=devices - 1)
     assert forked.end() == [1] * devices
-    assert re.search(way_out(number, asked.run_dir), (tmp_path / "asked.log").read_text().splitlines()[-1])
+    assert re.search(
+        way_out(number, asked.run_dir), (tmp_path / "asked.log").read_text().splitlines()[-1]
+    )
     assert 0 < load_checkpoint(tmp_path / "asked").meta["iteration"] < 300
     whole_run(asked)
     tally = Tally()
@@ -84,13 +97,27 @@ def test_a_signal_to_all_processes_of_a_run_saves_first(tmp_path, number):
     """As a batch system or a terminal sends it: also to those that decode images, which the run still needs."""
     for i in range(40):
         save(tmp_path / "images" / f"{i:02d}.png", 5 * i)
-    small = {"dataset": "folder", "data_dir": str(tmp_path / "images"), "resolution": 16, "widths": [2, 2], "latent_dim": 2}
-    small |= {"iterations": 10**6, "checkpoint_every": 10**6, "log_every": 10**6, "workers": 2, "batch_size": 4}
+    small = {
+        "dataset": "folder",
+        "data_dir": str(tmp_path / "images"),
+        "resolution": 16,
+        "widths": [2, 2],
+        "latent_dim": 2,
+    }
+    small |= {
+        "iterations": 10**6,
+        "checkpoint_every": 10**6,
+        "log_every": 10**6,
+        "workers": 2,
+        "batch_size": 4,
+    }
     config = config_of(tmp_path / "asked", **small)
     forked = Forked(config)
     forked.signal(number, family=True)
     assert forked.end() == [1]
-    assert re.search(way_out(number, config.run_dir), (tmp_path / "asked.log").read_text().splitlines()[-1])
+    assert re.search(
+        way_out(number, config.run_dir), (tmp_path / "asked.log").read_text().splitlines()[-1]
+    )
     assert load_checkpoint(tmp_path / "asked").meta["iteration"] > 0
 
 
@@ -115,7 +142,11 @@ def test_processes_that_train_launches_are_ended_in_order(tmp_path):
     forked = Forked(config, launched=True)
     forked.wait_until_it_trains()
     family = psutil.Process(forked.processes[0].pid).children(recursive=True)
-    workers = [p for p in family if "asintrovae.running.worker" in p.cmdline() and "torch.distributed.run" not in p.cmdline()]
+    workers = [
+        p
+        for p in family
+        if "asintrovae.running.worker" in p.cmdline() and "torch.distributed.run" not in p.cmdline()
+    ]
     assert len(workers) == 2
     workers[1].kill()
     assert forked.end() == [1]
@@ -126,7 +157,10 @@ def test_processes_that_train_launches_are_ended_in_order(tmp_path):
     forked = Forked(config, launched=True)
     forked.signal(signal.SIGTERM)
     assert forked.end() == [1]
-    assert re.search(way_out(signal.SIGTERM, config.run_dir), (tmp_path / "told.log").read_text().splitlines()[-1])
+    assert re.search(
+        way_out(signal.SIGTERM, config.run_dir),
+        (tmp_path / "told.log").read_text().splitlines()[-1],
+    )
     assert load_checkpoint(tmp_path / "told").meta["iteration"] > 0
 
 
@@ -148,7 +182,10 @@ class Telling:
 def before():
     """Handlers as they were before training: they note what reaches them."""
     seen = []
-    handlers = {number: signal.signal(number, lambda number, _: seen.append(number)) for number, _ in SIGNALS}
+    handlers = {
+        number: signal.signal(number, lambda number, _: seen.append(number))
+        for number, _ in SIGNALS
+    }
     mine = [signal.getsignal(number) for number in handlers]
     yield seen
     assert [signal.getsignal(number) for number in handlers] == mine
@@ -170,9 +207,15 @@ def test_a_signal_ends_the_run_after_the_iteration_it_comes_in(tmp_path, before,
         train_told(config, at, number)
     assert before == []
     assert load_checkpoint(tmp_path / "told").meta["iteration"] == at + 1
-    (told, model), (whole, other) = train_told(config, None), train_told(tiny_config(tmp_path / "whole"), None)
+    (told, model), (whole, other) = (
+        train_told(config, None),
+        train_told(tiny_config(tmp_path / "whole"), None),
+    )
     assert told.history == whole.history
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 def test_a_second_ctrl_c_acts_as_outside(tmp_path, before, monkeypatch):
@@ -184,7 +227,9 @@ def test_a_second_ctrl_c_acts_as_outside(tmp_path, before, monkeypatch):
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 @each_signal
-def test_a_repeated_request_does_not_end_the_run_before_it_has_saved(tmp_path, before, number, error, second):
+def test_a_repeated_request_does_not_end_the_run_before_it_has_saved(
+    tmp_path, before, number, error, second
+):
     """A Jupyter client that is interrupted sends SIGINT, and SIGTERM 2.5 seconds later."""
     with pytest.raises(error, match=way_out(number, str(tmp_path))):
         train_told(tiny_config(tmp_path), 13, number, second)
@@ -194,7 +239,13 @@ def test_a_repeated_request_does_not_end_the_run_before_it_has_saved(tmp_path, b
 
 def test_a_run_of_images_saved_at_once_ends_like_one_that_was_left_alone(tmp_path, before):
     """Its checkpoint lacks the statistics of BatchNorm and the sheet of samples; resuming adds them."""
-    images = {"dataset": "mnist-subset", "widths": [2, 2], "latent_dim": 2, "batch_size": 8, "ema": 0.9}
+    images = {
+        "dataset": "mnist-subset",
+        "widths": [2, 2],
+        "latent_dim": 2,
+        "batch_size": 8,
+        "ema": 0.9,
+    }
     images |= {"iterations": 6, "checkpoint_every": 6, "evaluation_samples": 16}
     told, whole = (tiny_config(tmp_path / name, **images) for name in ("told", "whole"))
 
@@ -254,7 +305,11 @@ def test_an_error_is_not_hidden_by_a_signal(tmp_path, before):
 def test_an_ensemble_saves_every_member(tmp_path, before, monkeypatch, number, error):
     members = [tiny_config(tmp_path / f"told{k}", model="soft_intro", seed=k) for k in range(3)]
     told = {0: [number]}
-    monkeypatch.setattr(ensemble, "build_data", lambda config: Telling(build_data(config), 13, *told.get(config.seed, [])))
+    monkeypatch.setattr(
+        ensemble,
+        "build_data",
+        lambda config: Telling(build_data(config), 13, *told.get(config.seed, [])),
+    )
     with pytest.raises(error, match=way_out(number, members[0].run_dir, " and 2 more")):
         train_ensemble(members)
     monkeypatch.undo()
@@ -265,15 +320,35 @@ def test_an_ensemble_saves_every_member(tmp_path, before, monkeypatch, number, e
 
 
 def test_papermill_says_how_to_go_on(tmp_path):
-    small = {"iterations": 10**6, "checkpoint_every": 10**6, "widths": [8], "batch_size": 16, "evaluation_samples": 100}
+    small = {
+        "iterations": 10**6,
+        "checkpoint_every": 10**6,
+        "widths": [8],
+        "batch_size": 16,
+        "evaluation_samples": 100,
+    }
     parameters = json.dumps({**small, "device": "cpu", "run_dir": str(tmp_path / "run")})
     notebook = str(ROOT / "book" / "training" / "toy.ipynb")
-    command = [sys.executable, "-m", "papermill", notebook, str(tmp_path / "out.ipynb"), "-y", parameters]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as papermill:
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        notebook,
+        str(tmp_path / "out.ipynb"),
+        "-y",
+        parameters,
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as papermill:
         while not (tmp_path / "run" / CURRENT).exists():
             assert papermill.poll() is None
             time.sleep(0.1)
-        (kernel,) = [p for p in psutil.Process(papermill.pid).children(recursive=True) if "ipykernel_launcher" in p.cmdline()]
+        (kernel,) = [
+            p
+            for p in psutil.Process(papermill.pid).children(recursive=True)
+            if "ipykernel_launcher" in p.cmdline()
+        ]
         kernel.send_signal(signal.SIGINT)
         said = papermill.communicate()[1]
     assert papermill.returncode == 1

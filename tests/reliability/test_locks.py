@@ -33,7 +33,11 @@ class Holder:
     """A run that holds its folder for as long as this takes; in a process of its own."""
 
     def __init__(self, config):
-        self.forked = Forked(config.model_copy(update={"iterations": 10**9, "checkpoint_every": 10**9, "log_every": 10**9}))
+        self.forked = Forked(
+            config.model_copy(
+                update={"iterations": 10**9, "checkpoint_every": 10**9, "log_every": 10**9}
+            )
+        )
 
     def __enter__(self):
         self.forked.wait_until_it_trains()
@@ -46,7 +50,11 @@ class Holder:
 def test_a_second_run_is_refused_until_the_first_is_gone(tmp_path):
     config = config_of(tmp_path / "run")
     with Holder(config) as pid:
-        for other in (config, config.model_copy(update={"seed": 1}), config.model_copy(update={"devices": 2})):
+        for other in (
+            config,
+            config.model_copy(update={"seed": 1}),
+            config.model_copy(update={"devices": 2}),
+        ):
             with pytest.raises(ParameterError, match=refusal(config.run_dir, pid)):
                 run(other)
     assert (tmp_path / "run" / OWNER).exists()  # it was killed, and left this behind
@@ -119,10 +127,18 @@ def test_decoding_processes_of_a_killed_run_hold_nothing(tmp_path, monkeypatch):
     """They live on for some seconds, as forks of the process that held the folder."""
     for i in range(20):
         save(tmp_path / "images" / f"{i:02d}.png", 5 * i)
-    small = {"dataset": "folder", "data_dir": str(tmp_path / "images"), "resolution": 16, "batch_size": 4, "widths": (2, 2)}
+    small = {
+        "dataset": "folder",
+        "data_dir": str(tmp_path / "images"),
+        "resolution": 16,
+        "batch_size": 4,
+        "widths": (2, 2),
+    }
     small |= {"workers": 2, "latent_dim": 2, "iterations": 4, "evaluation_samples": 2}
     listener, held = FORKED.Pipe(duplex=False)
-    process = FORKED.Process(target=stop_while_decoding, args=(tiny_config(tmp_path / "run", **small), held))
+    process = FORKED.Process(
+        target=stop_while_decoding, args=(tiny_config(tmp_path / "run", **small), held)
+    )
     process.start()
     listener.recv()
     process.kill()

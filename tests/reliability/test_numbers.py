@@ -13,7 +13,11 @@ from asintrovae import Gaussian, as_distance, expected_likelihood_kernel
 from asintrovae.theory.gaussian import bounded
 from asintrovae.theory.networks import LOGVAR_RANGE
 
-KERNELS = {"mean": ("lebesgue", "mean"), "product": ("lebesgue", "product"), "prior": ("prior", "product")}
+KERNELS = {
+    "mean": ("lebesgue", "mean"),
+    "product": ("lebesgue", "product"),
+    "prior": ("prior", "product"),
+}
 
 
 def limit(dtype):
@@ -24,7 +28,9 @@ def limit(dtype):
 def extreme(generator, count, n, dtype):
     """Means of up to 1e4, some of them close together, and variances of 1e-12 to 1e12; (count, n)."""
     size, near = torch.rand(2, generator=generator, dtype=torch.float64)
-    mean = 10 ** (8 * size - 4) * torch.randn(count, n, generator=generator, dtype=torch.float64).clamp(-1, 1)
+    mean = 10 ** (8 * size - 4) * torch.randn(
+        count, n, generator=generator, dtype=torch.float64
+    ).clamp(-1, 1)
     middle = 24 * torch.rand(1, n, generator=generator, dtype=torch.float64) - 12
     spread = near * torch.randn(count, n, generator=generator, dtype=torch.float64)
     return mean.to(dtype), 10 ** (middle + spread).clamp(-12, 12).to(dtype)
@@ -57,7 +63,9 @@ def exactly(mean, var):
 
 def rounded(examples, eps):
     """The same with means that are off by a rounding error, every other one upwards."""
-    return [[(m * (1 + eps * (-1) ** i), v) for m, v in example] for i, example in enumerate(examples)]
+    return [
+        [(m * (1 + eps * (-1) ** i), v) for m, v in example] for i, example in enumerate(examples)
+    ]
 
 
 def pair_weights(N, M, estimator):
@@ -93,20 +101,28 @@ def test_distance_is_that_of_arbitrary_precision(dtype):
 
             def terms(examples, kernel=kernel, sizes=(N, M, estimator)):
                 pairs = pair_weights(*sizes)
-                return [w * exact_kernel(examples[i], examples[j], kernel, limit(dtype)) for i, j, w in pairs]
+                return [
+                    w * exact_kernel(examples[i], examples[j], kernel, limit(dtype))
+                    for i, j, w in pairs
+                ]
 
             examples = exactly(*r) + exactly(*g)
             exact = terms(examples)
             expected, size = mpmath.fsum(exact), mpmath.fsum(map(abs, exact))
             allowed = eps * (100 + 200 * n) * size + torch.finfo(dtype).tiny
             if kernel == "prior":
-                allowed += mpmath.fsum(abs(p - q) for p, q in zip(exact, terms(rounded(examples, 2 * eps)), strict=True))
+                allowed += mpmath.fsum(
+                    abs(p - q)
+                    for p, q in zip(exact, terms(rounded(examples, 2 * eps)), strict=True)
+                )
             found = as_distance(*r, *g, kernel, estimator)
             assert found.dtype == dtype
             assert abs(mpmath.mpf(found.item()) - expected) <= allowed, case
             assert kernel == "prior" or allowed < 1e-3 * size + 1e-37
         seen.append(float(size))
-    assert sum(1e-30 < size < limit(dtype) for size in seen) > 20  # most of the draws are not simply 0
+    assert (
+        sum(1e-30 < size < limit(dtype) for size in seen) > 20
+    )  # most of the draws are not simply 0
     assert len(set(seen)) > 40
 
 
@@ -130,10 +146,16 @@ def test_gradient_is_that_of_arbitrary_precision():
 
                 def along(x, j, i=i, moved=moved, kernel=kernel, examples=examples):
                     one = moved(x)
-                    return exact_kernel(one, one if j == i else examples[j], kernel, limit(torch.float64))
+                    return exact_kernel(
+                        one, one if j == i else examples[j], kernel, limit(torch.float64)
+                    )
 
                 x = examples[i][axis][of_var]
-                step = 2 * mpmath.sqrt(examples[i][axis][1]) * mpmath.mpf("1e-20") if not of_var else x * mpmath.mpf("1e-20")
+                step = (
+                    2 * mpmath.sqrt(examples[i][axis][1]) * mpmath.mpf("1e-20")
+                    if not of_var
+                    else x * mpmath.mpf("1e-20")
+                )
                 terms = []
                 for a, j, w in pair_weights(N, M, estimator):
                     if a == i:
@@ -153,7 +175,9 @@ def test_log_kernel_is_that_of_arbitrary_precision(weight):
         a, b = extreme(generator, 2, n, torch.float64), extreme(generator, 2, n, torch.float64)
         found = expected_likelihood_kernel(*a, *b, weight, log=True).tolist()
         with mpmath.workdps(40):
-            for (i, one), (j, other) in itertools.product(enumerate(exactly(*a)), enumerate(exactly(*b))):
+            for (i, one), (j, other) in itertools.product(
+                enumerate(exactly(*a)), enumerate(exactly(*b))
+            ):
                 logs = [exact_log_axis(*p, *q, weight) for p, q in zip(one, other, strict=True)]
                 assert abs(found[i][j] - mpmath.fsum(logs)) <= 1e-13 * mpmath.fsum(map(abs, logs))
 
@@ -183,7 +207,12 @@ def test_values_and_gradients_stay_finite(kernel, dtype, n):
             k = expected_likelihood_kernel(*inputs, weight, reduction)
             for value in (distance, log_k, k):
                 gradients = torch.autograd.grad(value.sum(), inputs, retain_graph=True)
-                assert all(bool(found.isfinite().all()) for found in (value, *gradients)), (mean, var, B, estimator)
+                assert all(bool(found.isfinite().all()) for found in (value, *gradients)), (
+                    mean,
+                    var,
+                    B,
+                    estimator,
+                )
 
 
 def test_product_is_held_at_its_limit_with_no_slope_there():
@@ -207,17 +236,24 @@ def test_float16_is_computed_in_float32_and_its_zero_is_no_variance():
         inputs = corner(3, 4, torch.float16, 2.0, 1e12)
         distance = as_distance(*inputs, kernel)
         assert bool(distance.isfinite())
-        assert all(bool(gradient.isfinite().all()) for gradient in torch.autograd.grad(distance, inputs))
+        assert all(
+            bool(gradient.isfinite().all()) for gradient in torch.autograd.grad(distance, inputs)
+        )
 
 
 @pytest.mark.parametrize("kernel", list(KERNELS))
 @pytest.mark.parametrize("value", [0.0, -1.5, -4.0])
 def test_what_is_no_variance_is_named(generator, kernel, value):
-    mean, var = torch.randn(2, 3, 4, 2, generator=generator).unbind()  # (3, 4, 2): a stack of batches
+    mean, var = torch.randn(
+        2, 3, 4, 2, generator=generator
+    ).unbind()  # (3, 4, 2): a stack of batches
     var = var.exp()
     wrong = var.clone()
     wrong[1, 2, 1] = value
-    with pytest.raises(ValueError, match=f"var_g holds {value:g}: variances must be positive; pass q.var, not q.logvar"):
+    with pytest.raises(
+        ValueError,
+        match=f"var_g holds {value:g}: variances must be positive; pass q.var, not q.logvar",
+    ):
         as_distance(mean[1], var[1], mean[1], wrong[1], kernel)
     with pytest.raises(ValueError, match=f"var_r holds {value:g}"):
         vmap(lambda *given: as_distance(*given, kernel))(mean, wrong, mean, var)
@@ -245,7 +281,9 @@ def test_bound_of_the_log_variance_alters_nothing_within(tmp_path):
     with_bound = loss(model.encode(x))
     without = loss(Gaussian(*head(model.encoder[:-1](x)).chunk(2, -1)))
     assert torch.equal(with_bound, without)
-    for one, other in zip(*(torch.autograd.grad(value, parameters) for value in (with_bound, without)), strict=True):
+    for one, other in zip(
+        *(torch.autograd.grad(value, parameters) for value in (with_bound, without)), strict=True
+    ):
         assert torch.equal(one, other)
     edge = torch.tensor(LOGVAR_RANGE, requires_grad=True)
     (gradient,) = torch.autograd.grad(bounded(edge, *LOGVAR_RANGE).sum(), edge)
@@ -277,4 +315,7 @@ def test_the_bound_lets_nothing_further_out_and_works_under_vmap():
 
     found = vmap(slope)(torch.stack((outwards, inwards)))
     assert found.tolist() == [[0.0, 1.0, 0.0], [-1.0, -1.0, 1.0]]
-    assert bounded(torch.tensor([float("nan"), float("inf")]), *LOGVAR_RANGE).isnan().tolist() == [True, False]
+    assert bounded(torch.tensor([float("nan"), float("inf")]), *LOGVAR_RANGE).isnan().tolist() == [
+        True,
+        False,
+    ]

@@ -84,9 +84,14 @@ class ASIntroVAE:
     @property
     def phases(self) -> tuple[Phase, ...]:
         """Encoder, then decoder."""
-        return (Phase("encoder", ("encoder",), self.encoder_loss), Phase("decoder", ("decoder",), self.decoder_loss))
+        return (
+            Phase("encoder", ("encoder",), self.encoder_loss),
+            Phase("decoder", ("decoder",), self.decoder_loss),
+        )
 
-    def encoder_loss(self, model: Model, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
+    def encoder_loss(
+        self, model: Model, x: Tensor, noise: Noise, progress: float
+    ) -> tuple[Tensor, Terms]:
         """ELBO on real images up, ELBO of the fakes down, D up."""
         kappa = 1 / x[0].numel()
         q = model.encode(x)
@@ -100,7 +105,9 @@ class ASIntroVAE:
         kl_r, kl_g, distance = self.divergences("encoder", q, q_r, q_g, progress)
         exp_elbo_r = (-self.alpha * kappa * (self.beta_rec * rec_r + self.beta_neg * kl_r)).exp()
         exp_elbo_g = (-self.alpha * kappa * (self.beta_rec * rec_g + self.beta_neg * kl_g)).exp()
-        real = kappa * (self.beta_rec * rec + annealed(self.beta_kl, progress, self.kl_annealing) * kl)
+        real = kappa * (
+            self.beta_rec * rec + annealed(self.beta_kl, progress, self.kl_annealing) * kl
+        )
         loss = (real + (exp_elbo_r + exp_elbo_g) / (2 * self.alpha)).mean()
         terms = {
             "rec": rec,
@@ -112,7 +119,9 @@ class ASIntroVAE:
         }
         return loss, {name: term.mean() for name, term in terms.items()} | distance
 
-    def decoder_loss(self, model: Model, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
+    def decoder_loss(
+        self, model: Model, x: Tensor, noise: Noise, progress: float
+    ) -> tuple[Tensor, Terms]:
         """Reconstruction, and both the KL of the fakes and D pulled down through the encoder."""
         kappa = 1 / x[0].numel()
         q = model.encode(x)
@@ -123,8 +132,12 @@ class ASIntroVAE:
         kl_r, kl_g, distance = self.divergences("decoder", q, q_r, q_g, progress)
         fake = 0.5 * annealed(self.beta_kl, progress, self.kl_annealing) * (kl_r + kl_g)
         if above_rounding(self.gamma_r, x.dtype):
-            rec_r = reconstruction_error(x_r.detach(), model.decode(q_r.sample(noise.eps_r).detach()))
-            rec_g = reconstruction_error(x_g.detach(), model.decode(q_g.sample(noise.eps_g).detach()))
+            rec_r = reconstruction_error(
+                x_r.detach(), model.decode(q_r.sample(noise.eps_r).detach())
+            )
+            rec_g = reconstruction_error(
+                x_g.detach(), model.decode(q_g.sample(noise.eps_g).detach())
+            )
             fake = fake + 0.5 * self.gamma_r * self.beta_rec * (rec_r + rec_g)
         loss = kappa * (self.beta_rec * rec + fake).mean()
         terms = {"rec": rec, "kl_r": q_r.kl(), "kl_g": q_g.kl()}
@@ -164,7 +177,9 @@ class ASIntroVAE:
         q_g = Gaussian(*gather(q_g))
         if self.squash:
             q_other, q_g = squashed(q_other), squashed(q_g)
-        distance = as_distance(q_other.mean, q_other.var, q_g.mean, q_g.var, self.kernel, self.estimator)
+        distance = as_distance(
+            q_other.mean, q_other.var, q_g.mean, q_g.var, self.kernel, self.estimator
+        )
         if phase == "decoder":
             return unless(self.distance_weight_decoder, self.distance_weight) * distance
         if self.distance_reduction == "sum":

@@ -45,9 +45,14 @@ class IntroVAE:
     @property
     def phases(self) -> tuple[Phase, ...]:
         """Encoder, then decoder."""
-        return (Phase("encoder", ("encoder",), self.encoder_loss), Phase("decoder", ("decoder",), self.decoder_loss))
+        return (
+            Phase("encoder", ("encoder",), self.encoder_loss),
+            Phase("decoder", ("decoder",), self.decoder_loss),
+        )
 
-    def encoder_loss(self, model: Model, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
+    def encoder_loss(
+        self, model: Model, x: Tensor, noise: Noise, progress: float
+    ) -> tuple[Tensor, Terms]:
         """ELBO on real images, KL of the fakes pushed up to the margin."""
         q = model.encode(x)
         x_r = model.decode(q.sample(noise.eps))
@@ -60,7 +65,9 @@ class IntroVAE:
         terms = {"rec": rec, "kl": kl, "kl_r": q_r.kl(), "kl_g": q_g.kl()}
         return loss, {name: term.mean() for name, term in terms.items()}
 
-    def decoder_loss(self, model: Model, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
+    def decoder_loss(
+        self, model: Model, x: Tensor, noise: Noise, progress: float
+    ) -> tuple[Tensor, Terms]:
         """Reconstruction, and the KL of the fakes pulled down through the encoder."""
         x_r = model.decode(model.encode(x).sample(noise.eps).detach())
         x_g = model.decode(noise.z)

@@ -38,9 +38,14 @@ class SoftIntroVAE:
     @property
     def phases(self) -> tuple[Phase, ...]:
         """Encoder, then decoder."""
-        return (Phase("encoder", ("encoder",), self.encoder_loss), Phase("decoder", ("decoder",), self.decoder_loss))
+        return (
+            Phase("encoder", ("encoder",), self.encoder_loss),
+            Phase("decoder", ("decoder",), self.decoder_loss),
+        )
 
-    def encoder_loss(self, model: Model, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
+    def encoder_loss(
+        self, model: Model, x: Tensor, noise: Noise, progress: float
+    ) -> tuple[Tensor, Terms]:
         """ELBO on real images up, ELBO of the fakes down, less so the lower it is."""
         kappa = 1 / x[0].numel()
         q = model.encode(x)
@@ -54,12 +59,23 @@ class SoftIntroVAE:
         kl_r, kl_g = q_r.kl(), q_g.kl()
         exp_elbo_r = (-self.alpha * kappa * (self.beta_rec * rec_r + self.beta_neg * kl_r)).exp()
         exp_elbo_g = (-self.alpha * kappa * (self.beta_rec * rec_g + self.beta_neg * kl_g)).exp()
-        real = kappa * (self.beta_rec * rec + annealed(self.beta_kl, progress, self.kl_annealing) * kl)
+        real = kappa * (
+            self.beta_rec * rec + annealed(self.beta_kl, progress, self.kl_annealing) * kl
+        )
         loss = (real + (exp_elbo_r + exp_elbo_g) / (2 * self.alpha)).mean()
-        terms = {"rec": rec, "kl": kl, "kl_r": kl_r, "kl_g": kl_g, "exp_elbo_r": exp_elbo_r, "exp_elbo_g": exp_elbo_g}
+        terms = {
+            "rec": rec,
+            "kl": kl,
+            "kl_r": kl_r,
+            "kl_g": kl_g,
+            "exp_elbo_r": exp_elbo_r,
+            "exp_elbo_g": exp_elbo_g,
+        }
         return loss, {name: term.mean() for name, term in terms.items()}
 
-    def decoder_loss(self, model: Model, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
+    def decoder_loss(
+        self, model: Model, x: Tensor, noise: Noise, progress: float
+    ) -> tuple[Tensor, Terms]:
         """Reconstruction, and the KL of the fakes pulled down through the encoder."""
         kappa = 1 / x[0].numel()
         x_r = model.decode(model.encode(x).sample(noise.eps).detach())
@@ -69,8 +85,12 @@ class SoftIntroVAE:
         kl_r, kl_g = q_r.kl(), q_g.kl()
         fake = 0.5 * annealed(self.beta_kl, progress, self.kl_annealing) * (kl_r + kl_g)
         if above_rounding(self.gamma_r, x.dtype):
-            rec_r = reconstruction_error(x_r.detach(), model.decode(q_r.sample(noise.eps_r).detach()))
-            rec_g = reconstruction_error(x_g.detach(), model.decode(q_g.sample(noise.eps_g).detach()))
+            rec_r = reconstruction_error(
+                x_r.detach(), model.decode(q_r.sample(noise.eps_r).detach())
+            )
+            rec_g = reconstruction_error(
+                x_g.detach(), model.decode(q_g.sample(noise.eps_g).detach())
+            )
             fake = fake + 0.5 * self.gamma_r * self.beta_rec * (rec_r + rec_g)
         loss = kappa * (self.beta_rec * rec + fake).mean()
         return loss, {"rec": rec.mean(), "kl_r": kl_r.mean(), "kl_g": kl_g.mean()}

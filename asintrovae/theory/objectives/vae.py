@@ -36,5 +36,7 @@ class VAE:
         q = model.encode(x)
         x_r = model.decode(q.sample(noise.eps))
         rec, kl = reconstruction_error(x, x_r), q.kl()
-        loss = (self.beta_rec * rec + annealed(self.beta_kl, progress, self.kl_annealing) * kl).mean()
+        loss = (
+            self.beta_rec * rec + annealed(self.beta_kl, progress, self.kl_annealing) * kl
+        ).mean()
         return loss, {"rec": rec.mean(), "kl": kl.mean()}

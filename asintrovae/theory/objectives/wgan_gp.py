@@ -38,16 +38,25 @@ class WGANGP:
             Phase("generator", ("generator",), self.generator_loss),
         )
 
-    def critic_loss(self, model: GANModel, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
+    def critic_loss(
+        self, model: GANModel, x: Tensor, noise: Noise, progress: float
+    ) -> tuple[Tensor, Terms]:
         """Negative Kantorovich dual, with the penalty that keeps the critic close to 1-Lipschitz."""
         x_g = model.decode(noise.z).detach()
         wasserstein = model.critic(x).mean() - model.critic(x_g).mean()
         mix = noise.mix.reshape(-1, *[1] * (x.dim() - 1))
-        slope = torch.linalg.vector_norm(input_gradient(model, mix * x + (1 - mix) * x_g).flatten(1), dim=1)
+        slope = torch.linalg.vector_norm(
+            input_gradient(model, mix * x + (1 - mix) * x_g).flatten(1), dim=1
+        )
         penalty = (slope - 1).square().mean()
-        return self.gradient_penalty * penalty - wasserstein, {"wasserstein": wasserstein, "penalty": penalty}
+        return self.gradient_penalty * penalty - wasserstein, {
+            "wasserstein": wasserstein,
+            "penalty": penalty,
+        }
 
-    def generator_loss(self, model: GANModel, x: Tensor, noise: Noise, progress: float) -> tuple[Tensor, Terms]:
+    def generator_loss(
+        self, model: GANModel, x: Tensor, noise: Noise, progress: float
+    ) -> tuple[Tensor, Terms]:
         """Raise the critic's score of generated images."""
         score = model.critic(model.decode(noise.z)).mean()
         return -score, {"score_g": score}
