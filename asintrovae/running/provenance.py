@@ -25,7 +25,9 @@ from asintrovae.theory.objectives import Objective
 NUMBERS = (
     "theory",
     "data",
-    "evaluation",
+    "evaluation/measures.py",
+    "evaluation/evaluate.py",
+    "evaluation/features.py",
     "running/loop.py",
     "sweeps/ensemble.py",
     "build.py",
