@@ -106,13 +106,14 @@ def main(name: str) -> None:
     run(BIN / "ruff", "check", "-q", notebook)
     run(BIN / "ruff", "format", "-q", "--check", notebook)
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    own = sorted((ROOT / "tests").glob(f"test_chapter_{name[:2]}.py"))
-    run(*pytest, "tests/test_notebooks.py", "-k", f"{name} and {FAST}")
-    run(*pytest, "tests/test_equation_index.py", "tests/test_appendices.py", "-k", "not quoted")
+    own = sorted((ROOT / "tests" / "book").glob(f"test_chapter_{name[:2]}.py"))
+    run(*pytest, "tests/book/test_notebooks.py", "-k", f"{name} and {FAST}")
+    listed = ("tests/book/test_equation_index.py", "tests/book/test_appendices.py")
+    run(*pytest, *listed, "-k", "not quoted")
     run(
         *pytest,
         *own,
-        "tests/test_notebooks.py",
+        "tests/book/test_notebooks.py",
         "-k",
         f"test_chapter_{name[:2]} or ({name} and executes)",
     )

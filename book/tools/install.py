@@ -114,7 +114,7 @@ def check_test(here: Environment) -> None:
         "-n",
         "0",
         "--nbval",
-        str(ROOT / "tests" / "test_gaussian.py"),
+        str(ROOT / "tests" / "theory" / "test_gaussian.py"),
     )
 
 

@@ -60,7 +60,7 @@ _ = ax.set(xlabel="$\\\\mu$", ylabel="KL in nats")
 ## The equation
 
 TODO: every equation has a label, `(eq-{label}-...)`, and a row on the notation page; those that the package computes have a
-test in `tests/test_equations.py` and their label among the tags of the witness cell.
+test in `tests/theory/test_equations.py` and their label among the tags of the witness cell.
 
 $$
 \\mathrm{{KL}} = \\tfrac12 \\sum_d \\bigl(\\mu_d^2 + \\lambda_d - \\log \\lambda_d - 1\\bigr)
@@ -204,7 +204,7 @@ def begin(name: str, root: Path = ROOT) -> list[Path]:
     taken = [
         *book.glob(f"src/{match[1]}_*.md"),
         *book.glob(f"{match[1]}_*.ipynb"),
-        *root.glob(f"tests/test_chapter_{match[1]}.py"),
+        *root.glob(f"tests/book/test_chapter_{match[1]}.py"),
     ]
     if taken:
         raise ValueError(
@@ -217,7 +217,7 @@ def begin(name: str, root: Path = ROOT) -> list[Path]:
     names = {"name": name, "label_": name[3:]}
     written = {
         book / "src" / f"{name}.md": text,
-        root / "tests" / f"test_chapter_{match[1]}.py": TEST.format(**names),
+        root / "tests" / "book" / f"test_chapter_{match[1]}.py": TEST.format(**names),
         root / "_toc.yml": toc,
     }
     for path, content in written.items():

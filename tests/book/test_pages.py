@@ -9,10 +9,11 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from book_tools import tool
 from conftest import ROOT
 from PIL import Image
 from test_book import CHROMIUM
-from test_repository import ELSEWHERE, tool
+from test_repository import ELSEWHERE
 
 pytestmark = pytest.mark.xdist_group("small_book")
 REPOSITORY = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]

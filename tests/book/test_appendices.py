@@ -1,6 +1,5 @@
 """The appendices say what is so: tests that exist, errors as the program words them, times within the budget."""
 
-import importlib.util
 import json
 import re
 import warnings
@@ -10,6 +9,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import torch
+from book_tools import tool
 from conftest import ROOT
 from PIL import Image
 
@@ -27,9 +27,7 @@ from asintrovae.running.train import explain_out_of_memory
 from conftest import build, tiny_config  # isort: skip
 
 BOOK = ROOT / "book"
-spec = importlib.util.spec_from_file_location("appendices", BOOK / "tools" / "appendices.py")
-appendices = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(appendices)
+appendices = tool("appendices")
 
 
 def test_every_departure_names_its_test():
@@ -38,7 +36,7 @@ def test_every_departure_names_its_test():
     defined = set(
         re.findall(
             r"(?m)^def (test_\w+)",
-            "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py")),
+            "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py")),
         )
     )
     for chapter, text, tests in rows:

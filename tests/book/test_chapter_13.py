@@ -13,7 +13,7 @@ from asintrovae.data.image_files import read_row
 from asintrovae.files import embedded
 from asintrovae.running.records import load_records, read_history
 from asintrovae.sweeps.grid import read_grid
-from asintrovae.sweeps.table import DONE, state
+from asintrovae.sweeps.table import DONE, status_of
 
 DATASETS = ("mnist", "cifar10", "flowers64")
 CLAIMED = {"fid": -1, "psnr": 1, "ssim": 1, "mse": -1}
@@ -36,10 +36,10 @@ def mnist(records):
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_the_runs_of_the_chapter_are_those_of_its_sweeps(dataset):
-    """Same parameters (state refuses others), all there, and none that no sweep asked for."""
+    """Same parameters (status_of refuses others), all there, and none that no sweep asked for."""
     run_dir, points = read_grid(ROOT / "book" / "training" / "sweeps" / f"images_{dataset}.yaml")
     assert run_dir.resolve() == embedded(f"runs/images_{dataset}")
-    assert {state(point) in DONE for point in points} == {True}
+    assert {status_of(point) in DONE for point in points} == {True}
     assert load_records(run_dir).keys() == {point.name for point in points}
 
 

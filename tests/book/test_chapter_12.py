@@ -16,7 +16,7 @@ from asintrovae.evaluation.evaluate import sample
 from asintrovae.files import embedded
 from asintrovae.running.records import load_records, load_samples
 from asintrovae.sweeps.grid import read_grid
-from asintrovae.sweeps.table import DONE, state
+from asintrovae.sweeps.table import DONE, status_of
 
 SWEEPS = ROOT / "book" / "training" / "sweeps"
 PARAMS = ROOT / "book" / "training" / "params"
@@ -48,16 +48,16 @@ def scores(records, name, metric="protocol_kl"):
 
 @pytest.mark.parametrize("name", SWEEPS_DONE)
 def test_the_runs_of_the_chapter_are_those_of_its_sweeps(name):
-    """Same parameters (state refuses others), all there, and none that no sweep asked for."""
+    """Same parameters (status_of refuses others), all there, and none that no sweep asked for."""
     run_dir, points = read_grid(SWEEPS / f"{name}.yaml")
     assert run_dir.resolve() == embedded(f"runs/{name}")
-    assert {state(point) in DONE for point in points} == {True}
+    assert {status_of(point) in DONE for point in points} == {True}
     assert load_records(run_dir).keys() == {point.name for point in points}
 
 
 def test_the_large_runs_are_points_of_the_reference_sweep_and_reach_the_published_level():
     run_dir, points = read_grid(SWEEPS / "toy_reference_3_layers.yaml")
-    done = {point.name: point for point in points if state(point) in DONE}
+    done = {point.name: point for point in points if status_of(point) in DONE}
     assert (
         done.keys()
         == load_records(run_dir).keys()

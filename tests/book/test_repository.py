@@ -1,6 +1,5 @@
 """The address of the project is named once, in _config.yml; everything that repeats it can be moved by one command."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -12,16 +11,8 @@ import jupytext
 import nbformat
 import pytest
 import yaml
+from book_tools import tool
 from conftest import ROOT
-
-
-def tool(name, root=ROOT):
-    """A file of book/tools as a module."""
-    spec = importlib.util.spec_from_file_location(name, root / "book" / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 repository = tool("repository")
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
@@ -52,7 +43,7 @@ def copy(tmp_path_factory):
 def strays(root, url):
     """(file, owner/name) wherever another repository is named than url and those of others."""
     wanted = {url.removeprefix("https://github.com/"), *OTHERS}
-    own = Path("tests") / Path(__file__).name
+    own = Path(__file__).resolve().relative_to(ROOT)
     texts = {
         path.relative_to(root): text
         for path, text in repository.texts(root).items()

@@ -11,7 +11,7 @@ import torch
 from conftest import MODELS, build
 from image_layouts import LAYOUTS, datasets, save
 from PIL import Image
-from test_decode import spoil
+from test_image_files import spoil
 
 from asintrovae import (
     ParameterError,

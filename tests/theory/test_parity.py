@@ -16,7 +16,7 @@ from asintrovae.running.loop import only_learning
 from asintrovae.theory.networks import GAN, Autoencoder, mlp_autoencoder, mlp_gan
 from asintrovae.theory.objectives import Noise
 
-PARITY = json.loads((ROOT / "tests" / "parity.json").read_text())
+PARITY = json.loads((ROOT / "tests" / "theory" / "parity.json").read_text())
 ENTRIES = PARITY["entries"]
 PARAMS = ROOT / "book" / "training" / "params"
 PROGRESS = 0.1

@@ -1,7 +1,6 @@
 """The notebooks: executed, reproducible, in step with their text, and checks that can fail."""
 
 import ast
-import importlib.util
 import json
 import os
 import re
@@ -16,6 +15,7 @@ import papermill
 import pytest
 import torch
 import yaml
+from book_tools import tool
 from conftest import ROOT
 from own_sockets import own_sockets
 from PIL import Image
@@ -25,6 +25,7 @@ from asintrovae.config import DATASETS
 from asintrovae.sweeps.grid import notebook_defaults, read_grid
 
 BOOK = ROOT / "book"
+HELPERS = ROOT / "tests" / "helpers"
 CHAPTERS = sorted(BOOK.glob("[0-9]*.ipynb"))
 TRAINING = sorted((BOOK / "training").glob("*.ipynb"))
 TINY = {
@@ -46,13 +47,13 @@ NBVAL = ["-m", "pytest", "--nbval", "-q", "-rf", "-p", "no:cacheprovider", "-p",
 NBVAL += [
     "--nbval-current-env",
     "--nbval-sanitize-with",
-    str(ROOT / "tests" / "nbval_sanitize.cfg"),
+    str(ROOT / "tests" / "book" / "nbval_sanitize.cfg"),
 ]
 
 
 def nbval(path, cwd=BOOK, **environment):
     """Run nbval on a notebook: executes it and compares every output that is not marked as free."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests"), **environment}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS), **environment}
     command = [sys.executable, *NBVAL, str(path)]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
 
@@ -156,10 +157,7 @@ def test_chapters_import_nothing_that_the_wheel_does_not_require():
 
 @each_chapter
 def test_stored_outputs_are_those_of_this_code(path):
-    spec = importlib.util.spec_from_file_location("execute", BOOK / "tools" / "execute.py")
-    execute = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(execute)
-    assert not execute.stale(path), "outputs are stale: make chapters"
+    assert not tool("execute").stale(path), "outputs are stale: make chapters"
 
 
 @each_notebook

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from book_tools import tool
 from conftest import ROOT, build, tiny_config
-from test_repository import repository, tool
+from test_repository import repository
 
 from asintrovae import evaluate, load_run, save_record, train
 from asintrovae.running.checkpoint import load_checkpoint

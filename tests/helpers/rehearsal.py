@@ -71,7 +71,7 @@ class Rehearsal:
         (self.site / "installed.pth").write_text(f"{folder / 'installed'}\nimport no_network\n")
         (self.site / "no_network.py").write_text(NO_NETWORK)
         (self.site / "run_notebook.py").write_text(RUN)
-        shutil.copy(ROOT / "tests" / "own_sockets.py", self.site)
+        shutil.copy(ROOT / "tests" / "helpers" / "own_sockets.py", self.site)
 
     def run(self, *arguments, cwd=None, **environment):
         """Python of the rehearsal, with no network, and nothing of this checkout or this user in its way."""
