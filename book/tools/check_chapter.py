@@ -1,4 +1,5 @@
-"""Check one chapter: execute it if it is stale, hold it to the mould, run it again against its outputs, build its page.
+"""Check one chapter: execute it if it is stale, hold it to the mould, run it again against its
+outputs, build its page.
 
 usage: python book/tools/check_chapter.py 05_as_distance
 """
@@ -15,7 +16,8 @@ BIN = Path(sys.executable).parent
 FAST = "not executes and not changed_outputs and not wheel"
 QUOTED = re.compile(r"'([^']+)'|\"([^\"]+)\"|: ([\w./-]+)$")
 LABEL = re.compile(
-    r"(?m)^\(([\w-]+)\)=|^:(?:label|name): ([\w-]+)|^ +name: ([\w-]+)|\$\$ \(([\w-]+)\)|^:::?\{\w+-start\} ([\w-]+)",
+    r"(?m)^\(([\w-]+)\)=|^:(?:label|name): ([\w-]+)|^ +name: ([\w-]+)"
+    r"|\$\$ \(([\w-]+)\)|^:::?\{\w+-start\} ([\w-]+)",
 )
 
 
@@ -59,7 +61,8 @@ def headings_elsewhere() -> set[str]:
 
 
 def build_page(name: str) -> list[str]:
-    """Build the page with the two that it leans on; the warnings about it, but for references to pages left out."""
+    """Build the page with the two that it leans on; the warnings about it, but for references to
+    pages left out."""
     folder = ROOT / "_build" / "check"
     folder.mkdir(parents=True, exist_ok=True)
     others = "\n".join(f"- file: book/{page}" for page in ("appendix/glossary", "bibliography"))

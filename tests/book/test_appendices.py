@@ -1,4 +1,5 @@
-"""The appendices say what is so: tests that exist, errors as the program words them, times within the budget."""
+"""The appendices say what is so: tests that exist, errors as the program words them, times within
+the budget."""
 
 import json
 import re

@@ -1,4 +1,5 @@
-"""What helps those who write: a chapter is begun and checked by one command each, before a commit and after a push."""
+"""What helps those who write: a chapter is begun and checked by one command each, before a commit
+and after a push."""
 
 import os
 import re
@@ -53,7 +54,8 @@ def environment(root):
 
 
 def test_a_new_chapter_is_in_the_mould_and_checked(copy):
-    """It is begun, executed, held to every rule for chapters, and its page is built; then its exercises are spoilt."""
+    """It is begun, executed, held to every rule for chapters, and its page is built; then its
+    exercises are spoilt."""
     begun = use(copy, "new_chapter", NAME)
     assert begun.returncode == 0, begun.stderr
     toc = yaml.safe_load((copy / "_toc.yml").read_text())
@@ -85,7 +87,8 @@ def test_a_new_chapter_is_in_the_mould_and_checked(copy):
     assert again.returncode == 1
     assert (
         again.stderr
-        == "make new-chapter: NAME='99_other': book/src/99_new_things.md is there already; take another number\n"
+        == "make new-chapter: NAME='99_other': book/src/99_new_things.md is there already; "
+        "take another number\n"
     )
 
 

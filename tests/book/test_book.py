@@ -1,4 +1,5 @@
-"""The built book: it builds without a warning, and a browser finds nothing wrong with it, with the network cut."""
+"""The built book: it builds without a warning, and a browser finds nothing wrong with it, with the
+network cut."""
 
 import functools
 import http.server
@@ -124,7 +125,8 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def browser_page(built_book):
-    """A page of headless Chromium that reaches a local server and nothing else, and the list of what went wrong on it."""
+    """A page of headless Chromium that reaches a local server and nothing else, and the list of
+    what went wrong on it."""
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine: `make browser` installs it where it may")
     from playwright.sync_api import sync_playwright
@@ -165,10 +167,11 @@ def browser_page(built_book):
 
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
 
-# What is folded is read too. axe measures every element: of each kind of token in code one is enough.
+# Folded parts are read too. axe measures every element: one of each kind of token is enough.
 UNFOLD = """() => {
   for (const fold of document.querySelectorAll("details")) fold.open = true;
-  for (const fold of document.querySelectorAll(".toggle-hidden")) fold.classList.remove("toggle-hidden");
+  for (const fold of document.querySelectorAll(".toggle-hidden"))
+    fold.classList.remove("toggle-hidden");
   const seen = new Set();
   for (const token of document.querySelectorAll("div.highlight pre span")) {
     if (seen.has(token.className)) token.replaceWith(...token.childNodes);
@@ -177,9 +180,10 @@ UNFOLD = """() => {
 }"""
 
 # Formulas that no screen reader could read: MathJax puts MathML beside what it draws.
-SILENT = 'all => all.filter(m => !m.querySelector("mjx-container > mjx-assistive-mml > math")).map(m => m.textContent)'
+SILENT = """all => all.filter(m => !m.querySelector("mjx-container > mjx-assistive-mml > math"))
+  .map(m => m.textContent)"""
 
-# What ends beyond an edge that cannot be scrolled, and equations that lack the room which their numbers take.
+# What ends beyond an edge that cannot be scrolled, and equations that overlap their numbers.
 CUT = """all => all.filter(node => {
   const box = node.getBoundingClientRect();
   for (let around = node; (around = around.parentElement) && box.width; ) {
@@ -193,7 +197,8 @@ CROWDED = """all => all.filter(number => {
   const formula = number.parentElement.querySelector("mjx-container");
   const [a, b] = [number, formula].map(node => node.getBoundingClientRect());
   const beside = a.top < b.bottom - 1 && b.top < a.bottom - 1;
-  return beside && (formula.scrollWidth > formula.clientWidth + 1 || (a.left < b.right - 1 && b.left < a.right - 1));
+  const overlap = a.left < b.right - 1 && b.left < a.right - 1;
+  return beside && (formula.scrollWidth > formula.clientWidth + 1 || overlap);
 }).map(number => number.textContent)"""
 
 # Where the focus is, and whether anything shows it.

@@ -1,4 +1,5 @@
-"""Numbers of the chapter on VAEs that no other test holds: the linear optimum, the threshold, the gradients, setting C1."""
+"""Numbers of the chapter on VAEs that no other test holds: the linear optimum, the threshold, the
+gradients, setting C1."""
 
 import math
 
@@ -13,7 +14,8 @@ from asintrovae.data import toy_density
 
 @pytest.mark.parametrize(("data_var", "beta_kl"), [(1.0, 0.5), (1.0, 0.3), (1.0, 0.1), (4.0, 0.3)])
 def test_linear_vae_optimum(data_var, beta_kl):
-    """Nelder-Mead on E[β_rec R + β_kl KL] of Dec(z) = wz, μ(x) = vx: KL = ½ log(λ/σ²) above the noise, else 0."""
+    """Nelder-Mead on E[β_rec R + β_kl KL] of Dec(z) = wz, μ(x) = vx: KL = ½ log(λ/σ²) above the
+    noise, else 0."""
     beta_rec = 0.2
 
     def kl(p):
@@ -32,7 +34,8 @@ def test_linear_vae_optimum(data_var, beta_kl):
 
 
 def test_eight_gaussians_have_tails_below_gaussian():
-    """Σ_k exp(s·c_k)/8 = I_0(a) + 2 Σ_j I_8j(a) cos 8jθ, a = √2|s|, is largest at θ = 0 and below exp(|s|²/2)."""
+    """Σ_k exp(s·c_k)/8 = I_0(a) + 2 Σ_j I_8j(a) cos 8jθ, a = √2|s|, is largest at θ = 0 and below
+    exp(|s|²/2)."""
     length = torch.linspace(0, 20, 2001).double().numpy()
     a = math.sqrt(2) * length
     scaled = special.ive(0, a) + 2 * sum(special.ive(8 * j, a) for j in range(1, 12))
@@ -42,7 +45,8 @@ def test_eight_gaussians_have_tails_below_gaussian():
 
 
 def test_variance_of_the_score_function_gradient():
-    """Gauss-Hermite quadrature of f(z) = z² at μ = 1, λ = ¼: 1 reparameterised, 21.75 by the score, both of mean 2."""
+    """Gauss-Hermite quadrature of f(z) = z² at μ = 1, λ = ¼: 1 reparameterised, 21.75 by the score,
+    both of mean 2."""
     eps, weights = hermegauss(20)
     weights = weights / weights.sum()
     z = 1 + 0.5 * eps
@@ -53,7 +57,8 @@ def test_variance_of_the_score_function_gradient():
 
 @pytest.mark.parametrize(("beta_kl", "radius"), [(0.3, 0.915), (0.1, 1.315)])
 def test_best_circle_of_samples(beta_kl, radius):
-    """Maximise the log-evidence of a point at radius √2 under a circle of samples, the angle by quadrature."""
+    """Maximise the log-evidence of a point at radius √2 under a circle of samples, the angle by
+    quadrature."""
     noise = beta_kl / 0.4
 
     def loss(rho):
@@ -70,8 +75,15 @@ def test_best_circle_of_samples(beta_kl, radius):
 def test_c1_reaches_the_ceiling_of_the_score_without_collapsing(tmp_path):
     metrics = {}
     for name, beta_kl in (("C1", 0.3), ("above the threshold", 0.5)):
-        config = RunConfig(model="vae", beta_kl=beta_kl, widths=(64, 64), iterations=800, learning_rate=3e-3,
-                           device="cpu", run_dir=str(tmp_path / name))  # fmt: skip
+        config = RunConfig(
+            model="vae",
+            beta_kl=beta_kl,
+            widths=(64, 64),
+            iterations=800,
+            learning_rate=3e-3,
+            device="cpu",
+            run_dir=str(tmp_path / name),
+        )
         data = build_data(config)
         model = build_model(config, data.shape)
         train(model, build_objective(config), data, config)

@@ -9,7 +9,10 @@ from asintrovae.theory.objectives import Noise
 
 
 def test_eq_1_as_printed_is_wrong_in_either_direction():
-    """Wanted: R and KL(x) down, KL(x_s) up. A step along either sign of the printed loss reverses one of the two."""
+    """Wanted: R and KL(x) down, KL(x_s) up.
+
+    A step along either sign of the printed loss reverses one of the two.
+    """
 
     def printed(rec, kl, kl_s):
         return -rec - kl + max(0.0, 3.0 - kl_s)
@@ -28,7 +31,8 @@ def test_eq_1_as_printed_is_wrong_in_either_direction():
 
 
 def test_the_hinge_on_reconstructions_needs_its_stop_gradient():
-    """The package's encoder gradient, by finite differences of the hinge whose images are computed once and then held."""
+    """The package's encoder gradient, by finite differences of the hinge whose images are computed
+    once and then held."""
     torch.manual_seed(0)
     model = mlp_autoencoder(2, 2, (8,)).double()
     x = torch.randn(16, 2, generator=generator_for(0, "data")).double()
@@ -59,7 +63,7 @@ def test_the_hinge_on_reconstructions_needs_its_stop_gradient():
 
 
 def test_a_common_energy_settles_at_the_margin_or_at_zero():
-    """Minimum of β_kl v + 2 β_neg [m - v]⁺ by gradient descent, on both sides of β_neg = β_kl / 2."""
+    """Minimum of β_kl v + 2 β_neg [m - v]⁺ by gradient descent, about β_neg = β_kl / 2."""
     for beta_neg, expected in ((0.3, 3.0), (0.2, 0.0)):
         v = torch.tensor(1.0, requires_grad=True)
         for _ in range(5000):

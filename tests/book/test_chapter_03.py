@@ -1,4 +1,5 @@
-"""Numbers of the chapter on Soft-IntroVAE, by means that share nothing with it: scipy, and random deviations."""
+"""Numbers of the chapter on Soft-IntroVAE, by means that share nothing with it: scipy, and random
+deviations."""
 
 import numpy as np
 import pytest

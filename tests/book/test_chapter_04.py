@@ -1,4 +1,5 @@
-"""Claims of the chapter on failures, by means that share nothing with it: quadrature, scipy, finite differences."""
+"""Claims of the chapter on failures, by means that share nothing with it: quadrature, scipy, finite
+differences."""
 
 import math
 
@@ -69,7 +70,8 @@ def test_information_never_passes_log_n(information, generator):
 
 
 def test_active_units_miss_and_overcount(information, generator):
-    """A mean that moves by 0.05 under variance 1e-4 says 1.6 nats and is not counted; 0.2 under 1 says 0.02 and is."""
+    """A mean that moves by 0.05 under variance 1e-4 says 1.6 nats and is not counted; 0.2 under 1
+    says 0.02 and is."""
     x, noise = torch.randn(2, 3000, 1, generator=generator).double()
     sharp, vague = (
         Gaussian(0.05 * x, torch.full_like(x, math.log(1e-4))),
@@ -81,7 +83,8 @@ def test_active_units_miss_and_overcount(information, generator):
 
 
 def test_the_push_is_the_weight_times_the_slope():
-    """Finite differences of the package's charge in one bias, against weights times finite differences of R and KL."""
+    """Finite differences of the package's charge in one bias, against weights times finite
+    differences of R and KL."""
     torch.manual_seed(0)
     model, noise, alpha, kappa = mlp_autoencoder(2, 2, (8,)).double(), double_noise(16), 2.0, 0.5
     x, betas = torch.randn(16, 2, generator=generator_for(0, "data")).double(), (0.2, 0.3, 0.9)
@@ -132,7 +135,8 @@ def test_the_push_is_the_weight_times_the_slope():
 
 @pytest.mark.parametrize("a", [0.1, 1.0, 16.0])
 def test_the_window_has_two_ends(a):
-    """|d/dδ exp(-a δ²/2)| / a has its only maximum at KL = δ²/2 = 1/(2a) and tends to zero on both sides."""
+    """|d/dδ exp(-a δ²/2)| / a has its only maximum at KL = δ²/2 = 1/(2a) and tends to zero on both
+    sides."""
 
     def push(kl, h=1e-6):
         delta = math.sqrt(2 * kl)
@@ -163,7 +167,7 @@ class SameForAll:
     ("betas", "alpha"), [((0.2, 0.3, 0.9), 2.0), ((0.2, 0.2, 1.0), 2.0), ((0.2, 0.2, 1.0), 0.5)]
 )
 def test_one_posterior_for_all_settles_at_the_balance(betas, alpha):
-    """Least encoder loss of the package over narrow posteriors, where the chapter moves the mean."""
+    """Least encoder loss of the package over narrow posteriors; the chapter moves the mean."""
     x, noise = torch.randn(8, 2, generator=generator_for(0, "data")).double(), double_noise(8)
 
     def loss(log_lam):
@@ -193,7 +197,8 @@ def test_one_posterior_for_all_stays_at_the_prior_where_real_images_weigh_more()
 
 
 def test_a_decoder_that_gets_detached_fakes_is_that_of_a_vae():
-    """The gallery's "fakes detached": what is left of the package's decoder gradient is the reconstruction."""
+    """The gallery's "fakes detached": what is left of the package's decoder gradient is the
+    reconstruction."""
     torch.manual_seed(0)
     model, noise = mlp_autoencoder(2, 2, (8,)).double(), double_noise(16)
     x = torch.randn(16, 2, generator=generator_for(0, "data")).double()

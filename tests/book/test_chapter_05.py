@@ -9,7 +9,10 @@ from asintrovae import as_distance
 
 
 def test_distance_and_wasserstein_disagree_about_the_larger_change(generator):
-    """Twenty posteriors: all moved by 1, or one of them by 10. W₂² from sorted draws, the energy distance from scipy."""
+    """Twenty posteriors: all moved by 1, or one of them by 10.
+
+    W₂² from sorted draws, the energy distance from scipy.
+    """
     mu = torch.linspace(-0.2, 0.2, 20).double()
     var = torch.full_like(mu, 0.05)
     far = mu.clone()

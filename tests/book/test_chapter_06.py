@@ -40,7 +40,8 @@ def setting():
 @pytest.mark.parametrize("step", [1, -1])
 @pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
 def test_eq_7_as_printed_has_no_right_reading(signs, step):
-    """Maximised or minimised, by finite differences: only a minus before KL and before D, maximised, moves all as wanted."""
+    """Maximised or minimised, by finite differences: only a minus before KL and before D,
+    maximised, moves all as wanted."""
 
     def equation_7(player, elbo, kl, d, alpha=2.0, gamma=1.0, c=0.5):
         bracket = -2.0 + signs[0] * c * kl + signs[1] * (1 - c) * d
@@ -110,7 +111,8 @@ def test_pairings_are_different_games(setting):
 @pytest.mark.parametrize("kernel", ["mean", "product", "prior"])
 @pytest.mark.parametrize("pairing", ["reconstructed", "real"])
 def test_d_is_silent_where_all_posteriors_have_collapsed(setting, kernel, pairing):
-    """An encoder that answers N(0, I) to everything gets the same gradient whatever D weighs; a warm one does not."""
+    """An encoder that answers N(0, I) to everything gets the same gradient whatever D weighs; a
+    warm one does not."""
     model, x, noise = setting
 
     def gradient(weight):
@@ -130,7 +132,8 @@ def test_d_is_silent_where_all_posteriors_have_collapsed(setting, kernel, pairin
 
 
 def test_without_the_kl_of_fakes_the_game_does_not_start(tmp_path):
-    """One seed of the chapter's ablation, trained by the package: c = 0 leaves the samples between the modes."""
+    """One seed of the chapter's ablation, trained by the package: c = 0 leaves the samples between
+    the modes."""
     between = {}
     for c in (0.0, None):
         parameters = {
@@ -207,7 +210,8 @@ def test_two_records_of_one_setting_and_seed_score_differently():
 
 
 def test_recorded_runs_with_the_distance_score_lower_than_the_control():
-    """For each of three seeds and both kernels without the prior; the control is about as good as S-IntroVAE."""
+    """For each of three seeds and both kernels without the prior; the control is about as good as
+    S-IntroVAE."""
 
     def kl(name):
         return torch.tensor(

@@ -17,9 +17,11 @@ def noise_for(batch, generator):
 
 @pytest.mark.parametrize("weight", [0.1, 1.0, 10.0])
 def test_slope_that_the_penalty_leaves(generator, weight):
-    """Clouds a shift of length W apart, linear critic: the numerical minimum over w is at slope 1 + W / (2 λ_gp).
+    """Clouds a shift of length W apart, linear critic: the numerical minimum over w is at slope 1 +
+    W / (2 λ_gp).
 
-    There the negative loss is W + W² / (4 λ_gp): half of what the penalty adds to the gain."""
+    There the negative loss is W + W² / (4 λ_gp): half of what the penalty adds to the gain.
+    """
     noise = noise_for(16, generator)
     shift = torch.tensor([0.9, -1.2]).double()  # of length 1.5
     layer = nn.Linear(2, 1, bias=False).double()
@@ -38,7 +40,8 @@ def test_slope_that_the_penalty_leaves(generator, weight):
 
 
 def test_penalty_takes_the_norm_over_all_axes_of_one_image(generator):
-    """A critic on images (B, 1, 4, 4) with w of norm 3 has the penalty (3 - 1)², whatever the clouds."""
+    """A critic on images (B, 1, 4, 4) with w of norm 3 has the penalty (3 - 1)², whatever the
+    clouds."""
     direction = torch.randn(16, generator=generator).double()
     layer = nn.Linear(16, 1, bias=False).double()
     layer.weight.data[:] = 3 * direction / direction.norm()
@@ -50,7 +53,8 @@ def test_penalty_takes_the_norm_over_all_axes_of_one_image(generator):
 
 
 def test_adam_betas_have_to_be_given():
-    """All models share Adam's own defaults; the pair of the WGAN-GP paper reaches both players when it is given."""
+    """All models share Adam's own defaults; the pair of the WGAN-GP paper reaches both players when
+    it is given."""
     assert RunConfig(model="wgan_gp").adam_betas == (0.9, 0.999)
     config = RunConfig(model="wgan_gp", adam_betas=(0, 0.9))
     optimizers = build_optimizers(mlp_gan(2, 2, (4,)), config)

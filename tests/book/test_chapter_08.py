@@ -1,4 +1,5 @@
-"""Numbers of the chapter on measures that no other test holds, by means that share nothing with its code."""
+"""Numbers of the chapter on measures that no other test holds, by means that share nothing with its
+code."""
 
 import math
 
@@ -21,7 +22,8 @@ from asintrovae.evaluation.measures import moments
 
 
 def test_floor_of_the_checkerboard_is_a_poisson_expectation(generator):
-    """One point per cell on average: summed with scipy over pairs of counts, and met by two real samples."""
+    """One point per cell on average: summed with scipy over pairs of counts, and met by two real
+    samples."""
     density = toy_density("checkerboard")
     kl = jsd = 0.0
     for k in range(25):
@@ -49,7 +51,7 @@ def test_floor_of_the_checkerboard_is_a_poisson_expectation(generator):
 
 
 def test_a_little_blur_scores_below_the_floor_in_kl_alone(generator):
-    """KL below that of a perfect sampler is not always a bug: a wider sampler misses fewer cells."""
+    """KL below that of a perfect sampler can be right: a wider sampler misses fewer cells."""
     density = toy_density("8gaussians")
     wins = []
     for _ in range(10):
@@ -64,7 +66,8 @@ def test_a_little_blur_scores_below_the_floor_in_kl_alone(generator):
 
 
 def test_blur_and_missing_squares_on_the_checkerboard(generator):
-    """Blur raises KL and "JSD" there; half of the board, drawn perfectly, gets a KL of 26, one point 46."""
+    """Blur raises KL and "JSD" there; half of the board, drawn perfectly, gets a KL of 26, one
+    point 46."""
     density = toy_density("checkerboard")
 
     def mean(fakes):
@@ -107,7 +110,8 @@ def eight(rng, modes, n=2000, stray=0.0, std=0.01414):
 
 
 def test_precision_and_recall_of_the_faulty_samplers():
-    """A lost mode takes an eighth of the recall, a tenth of stray points a tenth of the precision, blur precision alone."""
+    """A lost mode takes an eighth of the recall, a tenth of stray points a tenth of the precision,
+    blur precision alone."""
     rng = np.random.default_rng(1)
     real = eight(rng, range(8))
     perfect, lost = (
@@ -149,7 +153,8 @@ def test_a_lost_mode_and_noise_everywhere_are_at_one_frechet_distance():
 
 
 def test_what_fools_precision_and_recall():
-    """A far point, stray points and a large k give a lost mode back; a mode of nine tenths is not seen, or by Fréchet only."""
+    """A far point, stray points and a large k give a lost mode back; a mode of nine tenths is not
+    seen, or by Fréchet only."""
     rng = np.random.default_rng(3)
     real, lost = eight(rng, range(8)), eight(rng, range(1, 8))
     far = torch.cat([lost[1:], torch.tensor([[20.0, 0.0]]).double()])

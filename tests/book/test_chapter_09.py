@@ -1,4 +1,5 @@
-"""Claims of the chapter on images, and, at the end, its labelled equations, which belong into test_equations.py."""
+"""Claims of the chapter on images, and, at the end, its labelled equations, which belong into
+test_equations.py."""
 
 import math
 
@@ -31,7 +32,8 @@ def spectrum(digits):
 
 
 def linear_optimum(variances, noise):
-    """(KL, R of a draw, R from the mean) of one axis each, minimised numerically over w >= 0 and the encoder."""
+    """(KL, R of a draw, R from the mean) of one axis each, minimised numerically over w >= 0 and
+    the encoder."""
     rows = []
     for variance in variances:
 
@@ -48,7 +50,10 @@ def linear_optimum(variances, noise):
 
 
 def test_linear_optimum_at_the_published_weights(spectrum):
-    """22 axes, 10.2 nats, MSE 0.029: three times the 0.009 of the table. The axes below the noise keep their variance."""
+    """22 axes, 10.2 nats, MSE 0.029: three times the 0.009 of the table.
+
+    The axes below the noise keep their variance.
+    """
     assert (spectrum > 0.5).sum() == 22
     kl, drawn, from_mean = linear_optimum(spectrum[:25], 0.5)
     rest = spectrum[25:].sum()
@@ -156,7 +161,8 @@ def test_the_posterior_of_an_image_depends_on_its_batch_in_training_mode_alone(g
 
 
 def encoder_after(optimizer, whole, elbo):
-    """Weights of a small encoder after three steps on the encoder's loss, rescaled as a whole or in its ELBO."""
+    """Weights of a small encoder after three steps on the encoder's loss, rescaled as a whole or in
+    its ELBO."""
     config = RunConfig(
         dataset="mnist-subset", widths=(4,), latent_dim=4, batch_size=8, device="cpu", run_dir="-"
     )
@@ -184,7 +190,8 @@ def test_adam_hears_of_kappa_only_beside_the_exponential(optimizer):
 
 
 def test_reach_and_balance_of_the_published_settings():
-    """alpha = 2; the balance K* by root finding on the slope of the loss in K, all posteriors alike."""
+    """alpha = 2; the balance K* by root finding on the slope of the loss in K, all posteriors
+    alike."""
     for numbers, beta_kl, beta_neg, reach, balance in (
         (784, 1, 256, 1.53, 8.5),
         (196_608, 0.5, 1024, 96, 732),

@@ -132,7 +132,8 @@ def test_the_last_picture_is_what_the_checkpoint_draws(model):
 
 
 def test_the_scale_of_the_classifier_distance(digits):
-    """Real digits 5, a Gaussian in pixel space 440, noise 900, black sheets 1,470; precision calls the last two perfect."""
+    """Real digits 5, a Gaussian in pixel space 440, noise 900, black sheets 1,470; precision calls
+    the last two perfect."""
     data, features = digits
     train, real = data.train.float() / 255, features(data.evaluation(1000))
     floor = [frechet(features(part), real) for part in train.split(1000)]
@@ -161,7 +162,8 @@ def test_a_rule_of_three_seeds_errs_once_in_27():
 
 
 def test_c_starts_at_zero_and_the_kl_part_is_already_there():
-    """In every recorded row of every AS-IntroVAE run; its push is loud at first, that of S-IntroVAE never."""
+    """In every recorded row of every AS-IntroVAE run; its push is loud at first, that of S-IntroVAE
+    never."""
     for run in recorded("as_intro").values():
         i = curve(run, "iteration")
         c = np.minimum(5 * (i - 1) / 1122, 1)
@@ -174,7 +176,8 @@ def test_c_starts_at_zero_and_the_kl_part_is_already_there():
 
 
 def test_the_loud_start_is_that_of_the_annealing_not_of_the_distance(digits):
-    """Ten iterations of seed 0 with D and without: the KL divergences peak as high, beyond those of S-IntroVAE."""
+    """Ten iterations of seed 0 with D and without: the KL divergences peak as high, beyond those of
+    S-IntroVAE."""
     peak = {}
     for model, weight in (("as_intro", 1.0), ("as_intro", 0.0), ("soft_intro", 1.0)):
         config = recorded(model)[0].config.model_copy(
@@ -222,7 +225,8 @@ def modes(digits):
 
 
 def test_samples_score_best_with_statistics_of_their_own(modes):
-    """And reconstructions do not care; the choice moves AS-IntroVAE further than S-IntroVAE of seed 0 is away."""
+    """And reconstructions do not care; the choice moves AS-IntroVAE further than S-IntroVAE of seed
+    0 is away."""
     for name in ("vae", "as_intro"):
         decibels, distances = zip(
             *(modes[name, k] for k in (("prior",), ("posterior", "prior"), ("posterior",))),

@@ -1,4 +1,5 @@
-"""Claims of the chapter on running: its commands in a tiny form, what a resumed run may change, its counts of operations."""
+"""Claims of the chapter on running: its commands in a tiny form, what a resumed run may change, its
+counts of operations."""
 
 import ast
 import itertools
@@ -150,7 +151,8 @@ def test_your_own_images_in_tiny_form(tmp_path):
 
 
 def test_two_launchers_of_a_cluster_train_one_run(tmp_path):
-    """The chapter's torchrun line on one machine, as if SLURM had started it; then one process evaluates and records."""
+    """The chapter's torchrun line on one machine, as if SLURM had started it; then one process
+    evaluates and records."""
     small = {"model": "as_intro", "log_every": 1, "iterations": 8, "checkpoint_every": 4}
     config = tiny_config(tmp_path / "run", **small, devices=2)
     (tmp_path / "parameters.json").write_text(config.model_dump_json())
@@ -207,7 +209,8 @@ def test_the_batch_file_is_a_shell_script_around_the_same_line():
 
 
 def test_what_a_run_computes_cannot_change_on_the_way(tmp_path):
-    """Of all parameters only those that the chapter lists are free; the length of a run is none of them."""
+    """Of all parameters only those that the chapter lists are free; the length of a run is none of
+    them."""
     config = tiny_config(tmp_path, model="as_intro")
     data, model, objective = build(config)
     train(model, objective, data, config)
@@ -291,7 +294,8 @@ def test_shapes_alone_cost_what_numbers_cost(name):
 
 
 def kept_bytes(device, autocast=False, B=4):
-    """Bytes that the decoder phase keeps for its backward pass, weights and their rounded copies left out."""
+    """Bytes that the decoder phase keeps for its backward pass, weights and their rounded copies
+    left out."""
     shape, n, widths = (1, 16, 16), 8, (8, 16)
     model = networks("as_intro", shape, n, widths, device)
     with torch.device(device):
@@ -328,7 +332,8 @@ def test_bfloat16_nearly_halves_what_is_kept():
 
 @pytest.mark.parametrize("kernel", ["mean", "product", "prior"])
 def test_the_surplus_of_shares_over_all_ways_to_deal(generator, kernel):
-    """(W - 1) / (B - 1) of the way from D to the mean distance of single pairs, exactly, by every permutation."""
+    """(W - 1) / (B - 1) of the way from D to the mean distance of single pairs, exactly, by every
+    permutation."""
     B, W = 6, 3
     q_r, q_g = two_posteriors(generator, B)
     means = []

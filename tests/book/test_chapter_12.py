@@ -1,4 +1,5 @@
-"""Claims of the chapter on toy results, from the recorded runs, and that these are the runs its sweeps describe."""
+"""Claims of the chapter on toy results, from the recorded runs, and that these are the runs its
+sweeps describe."""
 
 import re
 
@@ -241,7 +242,8 @@ def test_the_tuned_runs_are_near_the_level_of_the_large_ones_and_above_the_floor
 
 
 def misfit(run, x):
-    """|x - Dec(mu)|² + 2 sigma² KL by numpy; 2 sigma² is beta_kl / beta_rec, or what the decoder draws with."""
+    """|x - Dec(mu)|² + 2 sigma² KL by numpy; 2 sigma² is beta_kl / beta_rec, or what the decoder
+    draws with."""
     with torch.no_grad():
         q = run.model.encode(x)
         x_r = run.model.decode(q.mean).numpy()
@@ -252,7 +254,8 @@ def misfit(run, x):
 
 
 def test_the_model_judges_as_the_text_says(tuned):
-    """It rejects the points between the modes and few others; "JSD" falls by a third to two thirds, KL stays."""
+    """It rejects the points between the modes and few others; "JSD" falls by a third to two thirds,
+    KL stays."""
     angles = np.arange(8) * np.pi / 4
     centers = np.sqrt(2) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     for seed, run in enumerate(tuned):
@@ -273,7 +276,8 @@ def test_the_model_judges_as_the_text_says(tuned):
 
 
 def means_over_draws(run, extent, judge=None):
-    """(KL, "JSD") of all generated points and of those the judge accepts, (2, 2), by other draws than the chapter's."""
+    """(KL, "JSD") of all generated points and of those the judge accepts, (2, 2), by other draws
+    than the chapter's."""
     density, rows, judge = build_data(run.config).density, [], judge or run
     limit = np.quantile(misfit(judge, build_data(judge.config).evaluation(5000)), SHARE)
     for k in range(8):
@@ -302,7 +306,8 @@ def near_floor():
 
 
 def test_accepted_draws_of_a_decoder_that_draws_are_near_the_floor_on_every_seed(near_floor):
-    """Protocol KL at most 1.0 and "JSD" at most 0.6, where two samples of the data have 0.66 and 0.32."""
+    """Protocol KL at most 1.0 and "JSD" at most 0.6, where two samples of the data have 0.66 and
+    0.32."""
     for scores_of in near_floor.values():
         kl, jsd = scores_of[:, 1].T
         assert 0.5 < kl.min() < kl.max() < 1.0
@@ -369,7 +374,7 @@ def test_with_sinusoids_the_two_models_are_not_told_apart(board):
 
 
 def test_recorded_pictures_are_those_of_the_scores(laptop):
-    """The 2,000 kept points of 8 Gaussians reach about the modes that were counted among all 5,000."""
+    """The 2,000 kept points of 8 Gaussians reach about the modes counted among all 5,000."""
     for setting in SETTINGS[:3]:
         for model in MODELS:
             record = laptop[f"{setting}/{model}/0"]

@@ -1,4 +1,5 @@
-"""Claims of the chapter on image results, from the recorded runs, and that these are the runs its sweeps describe."""
+"""Claims of the chapter on image results, from the recorded runs, and that these are the runs its
+sweeps describe."""
 
 import json
 import re
@@ -231,7 +232,8 @@ def test_further_numbers_of_the_text(mnist, records):
 
 
 def test_what_the_text_says_of_an_unstable_game():
-    """c = 0.5: KL of real digits swings twice as far as in either annealed form, that of generated ones at least twice."""
+    """c = 0.5: KL of real digits swings twice as far as in either annealed form, that of generated
+    ones at least twice."""
 
     def swing(model, seed, term):
         rows = read_history(embedded("runs/images_mnist") / model / str(seed) / "history.csv")

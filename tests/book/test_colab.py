@@ -1,4 +1,5 @@
-"""A rehearsal of Colab: the notebook alone, in an environment without this checkout and without network."""
+"""A rehearsal of Colab: the notebook alone, in an environment without this checkout and without
+network."""
 
 import shutil
 import socket
@@ -43,7 +44,8 @@ def test_the_rehearsal_has_the_package_from_the_wheel_and_no_network(reader):
 
 
 def test_the_set_up_cell_installs_what_is_missing(tmp_path):
-    """The address of the project leads to a copy of this checkout here; everything else is what a reader's machine does."""
+    """The address of the project leads to a copy of this checkout here; everything else is what a
+    reader's machine does."""
     from test_repository import repository
 
     source = tmp_path / "source"

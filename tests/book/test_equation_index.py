@@ -1,5 +1,6 @@
-"""Every equation that the package computes stands in four places: a labelled display in a chapter, a witness cell there that
-compares it with the package, a test in test_equations.py, and a row of the notation page. None may be missing."""
+"""Every equation that the package computes stands in four places: a labelled display in a chapter,
+a witness cell there that compares it with the package, a test in test_equations.py, and a row of
+the notation page. None may be missing."""
 
 import re
 
@@ -20,7 +21,8 @@ def displayed():
 
 
 def witnessed():
-    """label -> name of the chapter whose witness cell carries it as a tag; such a cell prints a witness line."""
+    """label -> name of the chapter whose witness cell carries it as a tag; such a cell prints a
+    witness line."""
     found = {}
     for path in SRC:
         for cell in jupytext.read(path).cells:

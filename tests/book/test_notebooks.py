@@ -71,7 +71,8 @@ def compared(notebook):
 
 @each_chapter
 def test_chapter_executes_and_matches_its_outputs(path, reader, tmp_path):
-    """With the wheel alone, no network, one thread and no vector instructions: far from where the outputs were stored."""
+    """With the wheel alone, no network, one thread and no vector instructions: far from where the
+    outputs were stored."""
     shutil.copy(path, tmp_path)
     result = reader.run(*NBVAL, tmp_path / path.name, cwd=tmp_path, ATEN_CPU_CAPABILITY="default")
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-1000:]
@@ -100,7 +101,10 @@ QUICKEST = "05_as_distance"
     ],
 )
 def test_changed_outputs_are_noticed_and_only_they(path, tmp_path):
-    """A comparison that cannot fail would pass above, too. This machine's instructions, two threads."""
+    """A comparison that cannot fail would pass above, too.
+
+    This machine's instructions, two threads.
+    """
     notebook = nbformat.read(path, as_version=4)
     cells = compared(notebook)
     for cell in cells[::2]:
@@ -300,7 +304,8 @@ def test_points_of_a_grid_mean_the_same_to_its_notebook_and_to_run_config(path):
 
 @each_template
 def test_papermill_run_leaves_everything_and_repeats(path, tmp_path, monkeypatch):
-    """From another directory, by absolute path; then nbval executes the result again and compares what it compares."""
+    """From another directory, by absolute path; then nbval executes the result again and compares
+    what it compares."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run_dir = tmp_path / "run"

@@ -1,4 +1,7 @@
-"""What stands around a page's text: times, buttons, what search engines see, the PDF. On a book of two pages."""
+"""What stands around a page's text: times, buttons, what search engines see, the PDF.
+
+On a book of two pages.
+"""
 
 import json
 import re

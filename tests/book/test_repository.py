@@ -1,4 +1,5 @@
-"""The address of the project is named once, in _config.yml; everything that repeats it can be moved by one command."""
+"""The address of the project is named once, in _config.yml; everything that repeats it can be moved
+by one command."""
 
 import json
 import re
@@ -30,7 +31,8 @@ ELSEWHERE = "https://github.com/" + "some-one/another.book"  # in two parts: thi
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """The text files of the project, in a git repository of their own; each test leaves them as they were."""
+    """The text files of the project, in a git repository of their own; each test leaves them as
+    they were."""
     root = tmp_path_factory.mktemp("moved")
     for path in repository.texts(ROOT):
         target = root / path.relative_to(ROOT)

@@ -60,7 +60,7 @@ def test_the_centred_square_is_kept_whole(size, tmp_path):
 
 @pytest.mark.parametrize("size", [(178, 218), (218, 178)])
 def test_a_squeezed_image_is_whole_and_flatter(size, tmp_path):
-    """Its white frame, which the centred square lacks on two sides, is there; its square is flat."""
+    """The frame, of which the centred square lacks two sides, is there; its square is flat."""
     width, height = size
     image = Image.new("RGB", size, "white")
     image.paste("black", (10, 10, width - 10, height - 10))

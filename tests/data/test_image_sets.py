@@ -1,4 +1,5 @@
-"""Every image data set, from its parameters to batches and a few steps, on tiny copies in the real layouts."""
+"""Every image data set, from its parameters to batches and a few steps, on tiny copies in the real
+layouts."""
 
 import os
 import shutil
@@ -62,7 +63,7 @@ def config(name, data_dir, **parameters):
 
 @each_layout
 def test_layout_to_batches(name, tmp_path, monkeypatch):
-    """Training images are darker than 100, test images lighter, those for validation of CelebA 100."""
+    """Training images are darker than 100, test images lighter, validation images of CelebA 100."""
     make, shape = LAYOUTS[name]
     make(tmp_path, monkeypatch)
     data = build_data(config(name, tmp_path))
@@ -228,7 +229,8 @@ def test_a_set_without_its_images_is_refused_at_once(tmp_path, monkeypatch, stre
     (tmp_path / "celeba" / "img_align_celeba").mkdir()
     with pytest.raises(
         ValueError,
-        match=r"8 images in a row .*000001\.jpg \(No such file or directory\); is the data set whole",
+        match=r"8 images in a row .*000001\.jpg \(No such file or directory\); is the data set "
+        r"whole",
     ):
         build_data(config("celeba128", tmp_path))
 
@@ -238,7 +240,10 @@ def test_a_missing_set_names_the_places_and_the_ways_out(name, tmp_path, monkeyp
     monkeypatch.setenv("ASINTROVAE_DATA", str(tmp_path / "here"))
     monkeypatch.chdir(tmp_path)
     place = SOURCES[name][0]
-    out = r"set download=True to fetch it there \(papermill: -p download True\), or data_dir to the folder that holds"
+    out = (
+        r"set download=True to fetch it there \(papermill: -p download True\), or data_dir to the "
+        r"folder that holds"
+    )
     with pytest.raises(
         FileNotFoundError,
         match=f"'{name}' not found in .*/here/{place} or data/{place}; {out} {place}/",
@@ -248,12 +253,14 @@ def test_a_missing_set_names_the_places_and_the_ways_out(name, tmp_path, monkeyp
 
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "folder"])
 def test_a_damaged_set_is_refused(name, tmp_path, monkeypatch):
-    """The checksums are torchvision's and are looked at; it has none for the lists of Pet, where a file is missing."""
+    """The checksums are torchvision's and are looked at; it has none for the lists of Pet, where a
+    file is missing."""
     damaged = LAYOUTS[name][0](tmp_path, monkeypatch)
     damaged.unlink() if name == "pet128" else damaged.write_bytes(damaged.read_bytes() + b"\0")
     with pytest.raises(
         FileNotFoundError,
-        match=f"incomplete or damaged in {tmp_path}.*; delete it and set download=True to fetch it again",
+        match=f"incomplete or damaged in {tmp_path}.*; delete it and set download=True to fetch it "
+        "again",
     ):
         build_data(config(name, tmp_path))
 
@@ -443,7 +450,8 @@ def test_too_few_images_for_a_feature_network_are_refused_before_training(
     (tmp_path / "30.png").unlink()
     with pytest.raises(
         ParameterError,
-        match=r"^feature_network='inception' needs at least 4 test images, data_dir='.*' has 3; add images, or set feature_n",
+        match=r"^feature_network='inception' needs at least 4 test images, data_dir='.*' has 3; "
+        r"add images, or set feature_n",
     ):
         build_data(scored)
 
@@ -452,7 +460,10 @@ def test_too_few_images_for_a_feature_network_are_refused_before_training(
 def test_a_folder_within_the_data_set_is_named_with_the_right_one(name, tmp_path, monkeypatch):
     LAYOUTS[name][0](tmp_path, monkeypatch)
     place = tmp_path / SOURCES[name][0]
-    message = rf"^dataset='{name}': '{place}' is within the data set; set data_dir='{tmp_path}', the folder that holds "
+    message = (
+        rf"^dataset='{name}': '{place}' is within the data set; set data_dir='{tmp_path}', the "
+        r"folder that holds "
+    )
     for download in (False, True):
         with pytest.raises(FileNotFoundError, match=message):
             build_data(config(name, place, download=download))
@@ -481,7 +492,7 @@ def test_a_folder_needs_data_dir_and_fitting_widths(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("limit", [images.MEMORY_LIMIT, 0])
 def test_portraits_are_cropped_or_squeezed_in_memory_and_streamed(limit, tmp_path, monkeypatch):
-    """178 x 218 with a white frame, of whose upper and lower part the centred square has nothing."""
+    """178 x 218 with a white frame; its upper and lower parts lie outside the centred square."""
     monkeypatch.setattr(images, "MEMORY_LIMIT", limit)
     portrait = Image.new("RGB", (178, 218), "white")
     portrait.paste("black", (10, 10, 168, 208))
@@ -503,7 +514,8 @@ def test_real_sets_where_the_machine_has_them(name, counts):
     root = os.environ.get("ASINTROVAE_DATA")
     if root is None or not (Path(root) / SOURCES[name][0]).exists():
         pytest.skip(
-            f"ASINTROVAE_DATA names no folder with {SOURCES[name][0]}: the real data set is not here"
+            f"ASINTROVAE_DATA names no folder with {SOURCES[name][0]}: the real data set is "
+            "not here"
         )
     train_split, test_split = find_images(name)
     assert (len(train_split), len(test_split)) == counts

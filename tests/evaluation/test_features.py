@@ -113,7 +113,8 @@ def test_features_are_of_bytes_in_any_chunks_and_not_finite_where_the_image_is_n
 
 
 class Channels(nn.Module):
-    """A stand-in of known answer: bytes (B, 3, H, W) to the channels' means and two corners, (B, 5)."""
+    """A stand-in of known answer: bytes (B, 3, H, W) to the channels' means and two corners, (B,
+    5)."""
 
     def __init__(self, *arguments, antialias=True):
         super().__init__()
@@ -176,7 +177,8 @@ def channels(weight=1.0, precision="32-true"):
 
 
 def kept(network, images, split="test"):
-    """Features of real images and how many images the network looked at for them; a warning is an error."""
+    """Features of real images and how many images the network looked at for them; a warning is an
+    error."""
     before = network.network.seen
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -342,7 +344,8 @@ def fid_weights():
     path = Path(os.environ.get("ASINTROVAE_FID_WEIGHTS") or download)
     if find_spec("torch_fidelity") is None or not path.is_file():
         pytest.skip(
-            "no weights of FID's InceptionV3: ASINTROVAE_FID_WEIGHTS names none and torch-fidelity has downloaded none"
+            "no weights of FID's InceptionV3: ASINTROVAE_FID_WEIGHTS names none and "
+            "torch-fidelity has downloaded none"
         )
     return str(path)
 
@@ -370,7 +373,8 @@ def test_features_of_fixed_images_are_those_recorded(dataset, fid_weights, tmp_p
 
 
 def test_recorded_fid_of_real_images_is_that_of_others():
-    """CIFAR-10: 24.99 for the first 2,000 of each split, 5.22 for 10,000, 3.157 for all: same weights, another program."""
+    """CIFAR-10: 24.99 for the first 2,000 of each split, 5.22 for 10,000, 3.157 for all: same
+    weights, another program."""
     record = json.loads((ROOT / "data" / "fid" / "record.json").read_text())
     floor = record["floor of cifar10"]
     assert abs(floor["2000"][0] - 24.99) < 0.5
@@ -405,7 +409,8 @@ def test_fid_program_scores_real_against_real(monkeypatch, capsys, cache, tmp_pa
     train_set, test_set = (channels()(split) for split in find_images("mnist-subset"))
     expected = frechet_distance(*moments(train_set[:1500]), *moments(test_set))
     assert printed.startswith(
-        f"mnist-subset, first 1,500 training against 1,000 test images: FID {expected:.2f} (32-true, cpu, "
+        f"mnist-subset, first 1,500 training against 1,000 test images: FID {expected:.2f} "
+        "(32-true, cpu, "
     )
     assert len(list(cache.iterdir())) == 5
     for i in range(8):
@@ -554,7 +559,8 @@ def test_inception_itself_and_foreign_weights(tmp_path, digits):
     [
         (
             {"dataset": "cifar10"},
-            "'mnist-classifier' knows digits only, not dataset='cifar10'; use .*'inception' or None",
+            "'mnist-classifier' knows digits only, not dataset='cifar10'; use .*'inception' "
+            "or None",
         ),
         (
             {"dataset": "rings"},
@@ -578,7 +584,8 @@ def brute_force(points, members, k):
     def radius(a):
         return sorted((a - other).norm().item() for other in members)[k]  # the first is its own, 0
 
-    return sum(any((x - a).norm().item() <= radius(a) for a in members) for x in points) / len(points)  # fmt: skip
+    inside = [any((x - a).norm().item() <= radius(a) for a in members) for x in points]
+    return sum(inside) / len(points)
 
 
 def test_precision_and_recall_by_definition(generator):
@@ -593,7 +600,8 @@ def test_precision_and_recall_by_definition(generator):
 
 
 def test_precision_and_recall_tell_lost_modes_from_bad_images(generator):
-    """Two modes: a model of one has precision without recall, one that adds nonsense recall without precision."""
+    """Two modes: a model of one has precision without recall, one that adds nonsense recall without
+    precision."""
     left, right = (torch.randn(600, 8, generator=generator) + shift for shift in (-20, 20))
     real, other = torch.cat([left[:300], right[:300]]), torch.cat([left[300:], right[300:]])
     both, one = precision_recall(real, other), precision_recall(real, left[300:])

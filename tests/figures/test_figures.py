@@ -25,7 +25,8 @@ WHITE, BLACK = (
     "#121212",
 )  # the two themes of the pages; in the dark one figures stay on a light card
 
-# Machado, Oliveira & Fernandes 2009, "A physiologically-based model for simulation of color vision deficiency", severity 1,
+# Machado, Oliveira & Fernandes 2009, "A physiologically-based model for simulation of color
+# vision deficiency", severity 1,
 # for linear RGB.
 VISION = {
     "all": np.eye(3),
@@ -69,7 +70,8 @@ def lab(color, vision):
 
 
 def nearest(colors, vision):
-    """Smallest ΔE*ab (CIE 1976) between two of the colours; about 2 is just noticeable side by side."""
+    """Smallest ΔE*ab (CIE 1976) between two of the colours; about 2 is just noticeable side by
+    side."""
     return min(
         np.linalg.norm(lab(a, vision) - lab(b, vision))
         for a, b in itertools.combinations(colors, 2)
@@ -83,7 +85,8 @@ def test_series_are_told_apart(vision):
 
 
 def test_the_simulation_sees_what_dichromats_do_not():
-    """Greys stay grey; red and green of equal lightness, and matplotlib's own colours, come together without green cones."""
+    """Greys stay grey; red and green of equal lightness, and matplotlib's own colours, come
+    together without green cones."""
     for vision in VISION:
         assert lab("grey", vision) == pytest.approx(lab("grey", "all"), abs=0.5)
     assert nearest(["#B85C38", "#6F8237"], "all") > 45
@@ -125,7 +128,7 @@ def test_chapters_draw_in_the_style_of_the_book(path):
 
 
 def stored(path):
-    """Kind, bytes of the outputs of a notebook that are pictures, or pages and widgets that move."""
+    """Kind and bytes of a notebook's outputs that are pictures, or pages and widgets that move."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):

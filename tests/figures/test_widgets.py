@@ -1,4 +1,5 @@
-"""The widgets, each alone on a page without server or network: what they compute, and how they are driven."""
+"""The widgets, each alone on a page without server or network: what they compute, and how they are
+driven."""
 
 import json
 import math
@@ -58,7 +59,8 @@ def browser():
 
 
 def page_of(widget, style="", times=1):
-    """What a built page holds of a notebook with this widget: its state, its places, and the script that mounts it."""
+    """What a built page holds of a notebook with this widget: its state, its places, and the script
+    that mounts it."""
     found = embed_data(views=[widget], drop_defaults=False)
     state, view = (
         json.dumps(part).replace("</", "<\\/")
@@ -67,8 +69,10 @@ def page_of(widget, style="", times=1):
     script = (ROOT / "book" / "static" / "static_widgets.js").read_text()
     kind = "application/vnd.jupyter.widget-"
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f'<title>widget</title><style>figure {{ margin: 0 }} {style}</style><script type="{kind}state+json">{state}</script>'
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>widget</title><style>figure {{ margin: 0 }} {style}</style>"
+        f'<script type="{kind}state+json">{state}</script>'
         + times * f'<figure><script type="{kind}view+json">{view}</script></figure>'
         + f"<script>{script}</script></html>"
     )
@@ -76,7 +80,8 @@ def page_of(widget, style="", times=1):
 
 @pytest.fixture
 def show(browser, tmp_path):
-    """Function that opens a widget as a file and returns its page; nothing may go wrong on it or be asked for from elsewhere."""
+    """Function that opens a widget as a file and returns its page; nothing may go wrong on it or be
+    asked for from elsewhere."""
     wrong, pages = [], []
 
     def open_page(kind, style="", times=1, width=760, reduced_motion="no-preference", **values):
@@ -106,9 +111,11 @@ def show(browser, tmp_path):
 
 
 def call(page, kind, function, *calls):
-    """What a function that the widget's module exports returns in the browser, to the last bit, for each list of arguments."""
+    """What a function that the widget's module exports returns in the browser, to the last bit, for
+    each list of arguments."""
     code = """async ([text, name, calls]) => {
-        const module = await import(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
+        const blob = new Blob([text], { type: "text/javascript" });
+        const module = await import(URL.createObjectURL(blob));
         return calls.map((given) => module[name](...given));
     }"""
     return page.evaluate(code, [str(WIDGETS[kind]()._esm), function, list(calls)])
@@ -176,7 +183,7 @@ def posteriors(widget):
 
 @pytest.mark.parametrize("state", STATES)
 def test_kernels_are_those_of_the_package(show, state):
-    """Logarithms to 1e-12, D to 1e-9 wherever float64 holds it; what is shown to its four digits."""
+    """Logarithms to 1e-12, D to 1e-9 where float64 holds it; what is shown to its four digits."""
     widget = KernelExplorer(**state)
     page = show("kernel-explorer", **state)
     traits = {name: getattr(widget, name) for name in ("mu_a", "var_a", "mu_b", "var_b", "n")}
@@ -271,7 +278,8 @@ def test_posteriors_are_dragged_and_stretched(show):
 
 
 class Judged:
-    """A model whose encoder answers with given energies, first for real images, then for both fakes; R is 0."""
+    """A model whose encoder answers with given energies, first for real images, then for both
+    fakes; R is 0."""
 
     def __init__(self, *energies):
         self.energies = list(energies)
@@ -381,7 +389,8 @@ MIXTURES = [
 
 @pytest.mark.parametrize("state", MIXTURES)
 def test_the_annealing_explorer_is_the_loss_of_the_package(show, state):
-    """Parts, exponential and slopes of one fake of two that are alike; beside it the same fake at c = 1."""
+    """Parts, exponential and slopes of one fake of two that are alike; beside it
+    the same fake at c = 1."""
     widget, page = (
         AnnealingExplorer(FOLDERS["as_intro"], **state),
         show("annealing-explorer", **state),
@@ -443,7 +452,8 @@ def test_the_annealing_explorer_is_driven_by_keyboard(show):
 def test_the_film_decodes_to_what_was_recorded(show):
     page, widget = show("training-player"), TrainingPlayer(FOLDERS)
     code = """async ([text, data, indices]) => {
-        const player = await import(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
+        const blob = new Blob([text], { type: "text/javascript" });
+        const player = await import(URL.createObjectURL(blob));
         const pictures = indices.map((index) => player.picture(player.decode(data), index));
         return pictures.map((picture) => ({ ...picture, density: Array.from(picture.density) }));
     }"""
@@ -463,7 +473,8 @@ def test_the_film_decodes_to_what_was_recorded(show):
 
 
 def test_density_and_samples_of_the_film_agree():
-    """Counts by rows from above: the histogram has its mass where the first points of the same sample are."""
+    """Counts by rows from above: the histogram has its mass where the first points of the same
+    sample are."""
     for folder in FOLDERS.values():
         film = load_film(folder)
         counts, points = (
@@ -580,7 +591,8 @@ def test_it_fits_a_telephone_and_reads_in_the_dark(show, kind):
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
     inked = page.locator("td, th, p, label, svg text, svg path[stroke='currentColor']")
     colors = inked.evaluate_all(
-        "all => all.map(e => getComputedStyle(e)[e.closest('svg') && e.tagName === 'path' ? 'stroke' : 'color'])"
+        "all => all.map(e => getComputedStyle(e)[e.closest('svg') && e.tagName === 'path' ? "
+        "'stroke' : 'color'])"
     )
     assert set(colors) == {"rgb(221, 221, 221)"}
     heights = page.locator("input[type=range]").evaluate_all(
@@ -591,7 +603,8 @@ def test_it_fits_a_telephone_and_reads_in_the_dark(show, kind):
 
 @each_widget
 def test_what_the_browser_sets_python_takes(show, kind):
-    """At both ends of every slider, and after every switch: the traits' limits are those of the page."""
+    """At both ends of every slider, and after every switch: the traits' limits are those of the
+    page."""
     page, widget = show(kind), WIDGETS[kind]()
     for box in page.locator("input[type=checkbox]").all():
         widget.set_state({box.get_attribute("name"): True})

@@ -1,4 +1,4 @@
-"""Tiny image data sets in the layouts of the real ones, whose checksums torchvision is then told."""
+"""Tiny image data sets in the layouts of the real ones; torchvision is told their checksums."""
 
 import hashlib
 import pickle
@@ -16,7 +16,8 @@ def md5(path):
 
 
 def save(path, shade, size=(20, 30)):
-    """An image of this mean, lighter on the right where it is not black: two greys, which survive JPEG."""
+    """An image of this mean, lighter on the right where it is not black: two greys, which survive
+    JPEG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     step = min(shade, 4)
     image = Image.new("L", size, shade + step)

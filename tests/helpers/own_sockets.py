@@ -1,7 +1,8 @@
-"""Kernels of the tests listen on sockets of their own in the file system, not on ports; also a plugin that tells nbval so.
+"""Kernels of the tests listen on sockets of their own in the file system, not on ports; also a
+plugin that tells nbval so.
 
-Jupyter picks free ports and hands them to the kernel, which binds them a moment later; with many kernels and a browser on
-one machine something else can have taken them by then.
+Jupyter picks free ports and hands them to the kernel, which binds them a moment later; with many
+kernels and a browser on one machine something else can have taken them by then.
 """
 
 import atexit

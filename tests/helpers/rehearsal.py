@@ -36,7 +36,8 @@ from own_sockets import own_sockets
 path = Path(sys.argv[1])
 notebook = nbformat.read(path, as_version=4)
 resources = {"metadata": {"path": sys.argv[2]}}
-options = {"timeout": 600, "record_timing": False, "kernel_name": "python3", "config": own_sockets()}
+options = {"timeout": 600, "record_timing": False, "kernel_name": "python3"}
+options["config"] = own_sockets()
 nbclient.NotebookClient(notebook, resources=resources, **options).execute()
 nbformat.write(notebook, path)
 """
@@ -44,14 +45,16 @@ nbformat.write(notebook, path)
 
 @functools.cache
 def cut_off():
-    """Command that runs another without any network, where this machine lets us; else a guard in Python has to do."""
+    """Command that runs another without any network, where this machine lets us; else a guard in
+    Python has to do."""
     command = [shutil.which("unshare") or "", "--net", "--map-root-user"]
     works = command[0] and subprocess.run([*command, "true"], capture_output=True).returncode == 0
     return command if works else []
 
 
 class Rehearsal:
-    """A virtual environment that sees the packages installed here, without those that are installed as a checkout."""
+    """A virtual environment that sees the packages installed here, without those that are installed
+    as a checkout."""
 
     def __init__(self, folder: Path) -> None:
         venv.create(folder, symlinks=True, with_pip=False)
@@ -74,7 +77,8 @@ class Rehearsal:
         shutil.copy(ROOT / "tests" / "helpers" / "own_sockets.py", self.site)
 
     def run(self, *arguments, cwd=None, **environment):
-        """Python of the rehearsal, with no network, and nothing of this checkout or this user in its way."""
+        """Python of the rehearsal, with no network, and nothing of this checkout or this user in
+        its way."""
         own = {
             "PYTHONNOUSERSITE": "1",
             "PIP_NO_INDEX": "1",
@@ -102,7 +106,8 @@ class Rehearsal:
 
 
 def wheel_alone(folder: Path) -> Rehearsal:
-    """The rehearsal with the built wheel, installed by pip, which also looks whether all it requires is there."""
+    """The rehearsal with the built wheel, installed by pip, which also looks whether all it
+    requires is there."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     rehearsal = Rehearsal(folder / "venv")

@@ -17,7 +17,8 @@ def printed(chapter: str, words: str) -> str:
 
 
 def judged(d: np.ndarray) -> str:
-    """The verdict on a claim that the differences d, one for each seed, are positive; the rule of the chapters, by numpy."""
+    """The verdict on a claim that the differences d, one for each seed, are positive; the rule of
+    the chapters, by numpy."""
     clear = len(d) > 1 and abs(d.mean()) > 2 * d.std(ddof=1)
     return (
         "held"

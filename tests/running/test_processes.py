@@ -1,4 +1,5 @@
-"""Several processes compute what one does: the distance of the whole batch, its gradients, a run, a run that was killed."""
+"""Several processes compute what one does: the distance of the whole batch, its gradients, a run, a
+run that was killed."""
 
 import dataclasses
 import json
@@ -42,7 +43,8 @@ B, n = 6, 3
 
 
 def processes(function, folder, count=2):
-    """Run function(folder / rank) in `count` processes of one gloo group; what each of them returned."""
+    """Run function(folder / rank) in `count` processes of one gloo group; what each of them
+    returned."""
     torch.multiprocessing.spawn(in_group, (count, function, folder), nprocs=count)
     return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
 
@@ -65,7 +67,8 @@ def posteriors():
 
 
 def distances():
-    """D of the whole batch with its gradients, by kernel and estimator; each process holds its share of the rows."""
+    """D of the whole batch with its gradients, by kernel and estimator; each process holds its
+    share of the rows."""
     found = {}
     for kernel in ("mean", "product", "prior"):
         for estimator in ("v", "u"):
@@ -80,7 +83,8 @@ def distances():
 
 
 def phases():
-    """Loss, terms, gradients and BatchNorm statistics of every phase on a convolutional model, in float64."""
+    """Loss, terms, gradients and BatchNorm statistics of every phase on a convolutional model, in
+    float64."""
     generator = torch.Generator().manual_seed(5)
     images, drawn = (
         torch.rand(B, 1, 8, 8, generator=generator).double(),
@@ -155,7 +159,8 @@ def test_a_run_of_two_processes_is_that_of_one(tmp_path, model_name):
 
 
 def test_a_killed_run_of_two_processes_goes_on_from_papermill(tmp_path):
-    """Papermill is killed; kernel and processes must end by themselves, or they would write beside the next ones."""
+    """Papermill is killed; kernel and processes must end by themselves, or they would write beside
+    the next ones."""
     run_dir = tmp_path / "run"
     small = {
         **IMAGES,

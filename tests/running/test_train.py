@@ -138,7 +138,8 @@ def test_the_evaluated_weights_are_the_average_and_training_those_without(tmp_pa
 
 
 def test_statistics_for_evaluation_do_not_touch_training(tmp_path):
-    """However often checkpoints are saved; the same seed then ends in the same weights and is evaluated alike."""
+    """However often checkpoints are saved; the same seed then ends in the same weights and is
+    evaluated alike."""
     small = {
         "model": "soft_intro",
         "dataset": "mnist-subset",
@@ -205,7 +206,8 @@ def test_runs_are_read_from_the_home_folder(tmp_path, monkeypatch):
 
 
 def forget(run_dir, name, objective):
-    """The checkpoint as it was before the parameter existed; objective: in the form of today or of before."""
+    """The checkpoint as it was before the parameter existed; objective: in the form of today or of
+    before."""
     checkpoint = load_checkpoint(run_dir)
     del checkpoint.meta["config"][name]
     checkpoint.meta["objective"] = objective

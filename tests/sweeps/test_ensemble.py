@@ -209,7 +209,8 @@ def test_runs_that_are_not_one_program_are_refused_before_anything_is_saved(tmp_
 
 
 def test_the_cost_counts_matrix_products_and_leaves_no_trace(tmp_path):
-    """A VAE passes a batch once forward and twice back through each layer, but not back to the data."""
+    """A VAE passes a batch once forward and twice back through each layer, but not back to the
+    data."""
     config = tiny_config(tmp_path / "0", model="vae", widths=(16,), batch_size=32, iterations=50)
     other = config.model_copy(update={"run_dir": str(tmp_path / "1"), "seed": 1})
     iteration = sum(

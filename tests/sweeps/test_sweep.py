@@ -1,4 +1,5 @@
-"""Sweeps: what a grid means, what is refused, and a cluster whose worker dies in the middle of a run."""
+"""Sweeps: what a grid means, what is refused, and a cluster whose worker dies in the middle of a
+run."""
 
 import csv
 import json
@@ -374,7 +375,8 @@ def test_without_axes_the_seeds_are_the_grid(tmp_path):
         ({"axes": {"model": []}}, "axis 'model' is empty; "),
         (
             {"axes": {"model": "vae"}},
-            "axis 'model' must be a list of values, or a mapping, label: {{parameter: value}}, got 'vae'",
+            "axis 'model' must be a list of values, or a mapping, label: "
+            "{{parameter: value}}, got 'vae'",
         ),
         (
             {"axes": {"status": {"a": {"beta_kl": 1}}}},
@@ -513,7 +515,10 @@ def test_a_damaged_record_is_named_run_again_and_kept(tmp_path, capsys, content)
     record(damaged)
     record(finished)
     (damaged.run_dir / "record.json").write_bytes(content)
-    said = rf"^damaged \({damaged.run_dir}/record\.json cannot be read \([^\n]+\); put back a copy, or start the run again"
+    said = (
+        rf"^damaged \({damaged.run_dir}/record\.json cannot be read \([^\n]+\); put back a copy, "
+        r"or start the run again"
+    )
     assert re.match(said, table.status_of(damaged))
     assert sweep.main([str(path), "--table"]) == 0
     assert "1 rows" in capsys.readouterr().out
@@ -563,7 +568,8 @@ def test_kernels_listen_at_ports_where_no_path_is_short(tmp_path, monkeypatch, l
 def test_a_run_with_other_parameters_is_refused_before_anything_starts(
     tmp_path, capsys, monkeypatch, what
 ):
-    """Also those that come from the notebook's defaults; not those that say only where and how often."""
+    """Also those that come from the notebook's defaults; not those that say only where and how
+    often."""
     monkeypatch.setattr(sweep, "cluster_for", None)
     (first, *_) = points_of(grid_file(tmp_path))
     if what == "record":
@@ -584,8 +590,8 @@ def test_a_run_with_other_parameters_is_refused_before_anything_starts(
         assert sweep.main([str(path)]) == 2
         error = capsys.readouterr().err
         assert (
-            f"vae/beta_kl=0.1/0: '{first.run_dir}' holds another run ({difference}); remove it, or choose"
-            in error
+            f"vae/beta_kl=0.1/0: '{first.run_dir}' holds another run ({difference}); remove "
+            "it, or choose" in error
         )
     other = points_of(grid_file(tmp_path, fixed={**SMALL, "evaluation_samples": 200}))[0]
     if what == "record":
@@ -769,7 +775,8 @@ def alive(family):
 
 
 def with_a_killed_worker(folder):
-    """A sweep while whose first point runs a worker is killed: grid file, folder, exit status, what was seen."""
+    """A sweep while whose first point runs a worker is killed: grid file, folder, exit status, what
+    was seen."""
     path = grid_file(folder, fixed=QUICK, axes={"run": RUNS}, seeds=[0])
     killed, seen = folder / "runs" / KILLED, {}
     with start(path) as process:
@@ -821,8 +828,8 @@ def the_failing_point_was_tried_twice_and_reported(runs, status, seen):
     assert events(runs / BAD) == ["started", "failed"] * 2
     (line,) = [line for line in seen["error"].splitlines() if "failed twice" in line]
     assert (
-        f"{BAD}: failed twice: ParameterError: dataset='mnist': this notebook takes 8gaussians, 25gaussians"
-        in line
+        f"{BAD}: failed twice: ParameterError: dataset='mnist': this notebook takes "
+        "8gaussians, 25gaussians" in line
     )
     assert line.rstrip().endswith(
         '(in the notebook\'s line: config = RunConfig.from_namespace(globals(), kind="points"))'
@@ -887,7 +894,8 @@ def only_what_is_missing_runs_and_ctrl_c_ends_everything(path, runs, capsys):
 def test_a_sweep_goes_on_through_a_killed_worker_a_failing_point_and_ctrl_c(
     tmp_path, monkeypatch, capsys
 ):
-    """One test, since each step takes what the one before has left, whichever process runs the tests."""
+    """One test, since each step takes what the one before has left, whichever process runs the
+    tests."""
     path, runs, status, seen = with_a_killed_worker(tmp_path)
     the_killed_run_went_on_and_was_completed_once(runs, seen)
     the_failing_point_was_tried_twice_and_reported(runs, status, seen)

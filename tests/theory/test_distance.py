@@ -101,8 +101,10 @@ def test_float32_agrees_with_float64(generator, kernel):
     double = clouds(generator, 64, 64, 8)
     single = as_distance(*(t.float() for t in double), kernel)
     assert single.dtype == torch.float32
-    scale = expected_likelihood_kernel(*double[:2], *double[:2], *{"prior": ("prior",)}.get(kernel, ()),
-                                       reduction="mean" if kernel == "mean" else "product").mean()  # fmt: skip
+    reduction = "mean" if kernel == "mean" else "product"
+    weight = "prior" if kernel == "prior" else "lebesgue"
+    q = double[:2]
+    scale = expected_likelihood_kernel(*q, *q, weight, reduction=reduction).mean()
     assert abs(single.double() - as_distance(*double, kernel)) < 1e-6 * scale
 
 
@@ -196,7 +198,8 @@ def test_no_size_of_tile_changes_the_distance(generator, monkeypatch, kernel, es
 
 
 def extra_bytes(distance, B, n):
-    """Most bytes alive at once while D and its gradient are computed, those of inputs and gradients not counted."""
+    """Most bytes alive at once while D and its gradient are computed, those of inputs and gradients
+    not counted."""
     generator = torch.Generator().manual_seed(0)
     inputs = [t.requires_grad_() for t in clouds(generator, B, B, n, torch.float32)]
     with LiveBytes() as counter:

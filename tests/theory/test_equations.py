@@ -1,5 +1,6 @@
-"""The labelled equations that the package computes, each by means that share nothing with its code: quadrature, Monte-Carlo,
-a literal transcription. test_equation_index.py holds this file against the book."""
+"""The labelled equations that the package computes, each by means that share nothing with its code:
+quadrature, Monte-Carlo, a literal transcription. test_equation_index.py holds this file against the
+book."""
 
 import copy
 import itertools
@@ -186,7 +187,8 @@ def setting(generator):
 
 
 def parts(model, x, noise):
-    """R, KL and ELBO ingredients of x, x_r, x_g, example by example, written out from the notation page."""
+    """R, KL and ELBO ingredients of x, x_r, x_g, example by example, written out from the notation
+    page."""
 
     def one(image, eps):
         mean, logvar = model.encode(image)
@@ -283,7 +285,11 @@ def test_as_intro_at_c_1_is_soft_intro_exactly(setting):
 
 @pytest.mark.parametrize("c", [0.0, 0.5])
 def test_encoder_raises_the_distance_and_decoder_lowers_it(setting, c):
-    """Eq. 4, max over the encoder and min over the decoder: the sign of dL/dD in Eq. 7, through distance_weight."""
+    """Eq.
+
+    4, max over the encoder and min over the decoder: the sign of dL/dD in Eq. 7, through
+    distance_weight.
+    """
     weight = torch.tensor(
         1.0, dtype=torch.float64, requires_grad=True
     )  # dL/dweight = dL/d(weighted D) · D, and D > 0
@@ -314,13 +320,14 @@ def test_wgan_gp_losses(generator):
 
 @equation("eq-measure-density", "eq-measure-kl", "eq-measure-jsd", "eq-measure-true")
 def test_divergences_by_hand():
-    """Two cells, P = (1, 0), Q = (1/2, 1/2) as probabilities; the histogram has four cells of area 1."""
+    """Two cells, P = (1, 0), Q = (1/2, 1/2) as probabilities; the histogram has four cells of area
+    1."""
     real = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
     fake = torch.tensor([[0.5, 0.5], [1.5, 0.5]])
     scores = histogram_divergences(real, fake, (0.0, 2.0), bins=2)
     assert math.isclose(scores.kl_nats, math.log(2), rel_tol=1e-9)
     assert math.isclose(scores.protocol_kl, math.log(2) / 100, rel_tol=1e-9)
-    # M = (3/4, 1/4): the true JSD, and the reversed one, which pays log(1e14) for the cell where P is empty.
+    # M = (3/4, 1/4): the true JSD, and the reversed one, which pays log(1e14) where P is empty.
     true = (math.log(4 / 3) + 0.5 * math.log(2 / 3) + 0.5 * math.log(2)) / 2
     assert math.isclose(scores.jsd_nats, true, rel_tol=1e-9)
     kl_mp = 0.75 * math.log(0.75) + 0.25 * math.log(0.25 / 1e-14)
@@ -479,7 +486,8 @@ def test_fourier_features_by_numpy():
 
 @equation("eq-images-precise")
 def test_precise_statistics_are_means_over_batches(generator):
-    """First layer and, after BatchNorm with each batch's own statistics, the first of the block; by scipy."""
+    """First layer and, after BatchNorm with each batch's own statistics, the first of the block; by
+    scipy."""
     images = torch.rand(STATISTICS_BATCHES, 4, 1, 8, 8, generator=generator)
     model = conv_autoencoder((1, 8, 8), 3, (2,)).double()
     before = copy.deepcopy(model.encoder.state_dict())
@@ -568,7 +576,8 @@ def test_draws_are_a_function_of_seed_purpose_and_index():
 @equation("eq-running-shares")
 @pytest.mark.parametrize("kernel", ["mean", "product", "prior"])
 def test_mean_of_shares_is_the_distance_and_a_spread(generator, kernel):
-    """Both sides of the surplus on a grid: for the per-axis kernel the marginals, each weighted √(2π) / n."""
+    """Both sides of the surplus on a grid: for the per-axis kernel the marginals, each weighted
+    √(2π) / n."""
     B, n, W = 6, 2, 3
     q_r, q_g = two_posteriors(generator, B)
     axis = torch.linspace(-10, 10, 401, dtype=torch.float64)
@@ -595,7 +604,8 @@ def test_mean_of_shares_is_the_distance_and_a_spread(generator, kernel):
 @equation("eq-running-gradient")
 @pytest.mark.parametrize("kernel", ["mean", "product", "prior"])
 def test_gradients_of_gathered_shares_average_to_that_of_the_batch(generator, monkeypatch, kernel):
-    """Against finite differences of the loss of the whole batch, a mean and a distance, in every weight of a linear encoder."""
+    """Against finite differences of the loss of the whole batch, a mean and a distance, in every
+    weight of a linear encoder."""
     B, n = 6, 2
     x, x_g = torch.randn(2, B, 3, generator=generator, dtype=torch.float64)
     weights = torch.randn(3, 2 * n, generator=generator, dtype=torch.float64) / 2

@@ -46,7 +46,8 @@ def test_published_networks_have_these_shapes_and_sizes(shape, n, encoder, decod
 
 
 def test_size_of_the_smallest_conv_encoder_by_hand():
-    """One halving, so one residual block of two 3x3 convolutions, each behind it 2 x 4 numbers of BatchNorm."""
+    """One halving, so one residual block of two 3x3 convolutions, each behind it 2 x 4 numbers of
+    BatchNorm."""
     first, block, head = 25 * 3 * 4 + 8, 2 * (9 * 4 * 4 + 8), 2 * 2 * 2 * 4 * 5 + 2 * 5
     assert size(conv_autoencoder((3, 4, 4), 5, (4,)).encoder) == first + block + head
 
@@ -60,7 +61,8 @@ def test_the_critic_scores_each_image_by_itself():
 
 
 def test_precise_statistics_of_one_layer_are_those_of_what_evaluation_asks_for():
-    """First layers: the encoder's sees real images; the generator's, after a linear layer, prior samples."""
+    """First layers: the encoder's sees real images; the generator's, after a linear layer, prior
+    samples."""
     images = torch.rand(10, 64, 1, 8, 8)
     model, gan = conv_autoencoder((1, 8, 8), 3, (4,)), conv_gan((1, 8, 8), 3, (4,))
     precise_batchnorm(

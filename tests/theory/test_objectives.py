@@ -79,7 +79,8 @@ def decoder_gradient(trained, objective, x, gamma_r, dtype):
 def test_reconstructing_fakes_at_the_published_weight_is_below_rounding(
     tmp_path, model_name, dataset
 ):
-    """γ_r = 1e-8 moves the decoder's gradient less than rounding to float32, at the start and later: there it is left out."""
+    """γ_r = 1e-8 moves the decoder's gradient less than rounding to float32, at the start and
+    later: there it is left out."""
     small = {"latent_dim": 2, "widths": (16, 16), "iterations": 60, "warmup": 0, "c": 0.5}
     weights = {"beta_rec": 0.2, "beta_kl": 0.3, "beta_neg": 0.9}
     config = tiny_config(tmp_path, model=model_name, dataset=dataset, **small, **weights)
@@ -128,7 +129,8 @@ def test_the_distance_is_evaluated_only_where_it_counts(tmp_path):
 
 
 def test_the_published_code_s_squash(tmp_path):
-    """D of posteriors whose means and log-variances went through tanh; the KL divergences do not change."""
+    """D of posteriors whose means and log-variances went through tanh; the KL divergences do not
+    change."""
     data, model, plain = build(tiny_config(tmp_path, model="as_intro"))
     _, _, squashed = build(tiny_config(tmp_path, model="as_intro", squash=True))
     q, q_g = (Gaussian(2 * torch.randn(32, 2), torch.randn(32, 2)) for _ in range(2))

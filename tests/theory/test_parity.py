@@ -120,7 +120,7 @@ def test_the_terms_on_the_way_are_those_of_the_published_code(name):
 
 @entries(["as_intro_points", "as_intro_images"])
 def test_the_distances_of_the_two_phases_of_as_introvae_s_code(name):
-    """The sum, B² n times the mean, half of the mean in the decoder phase, and c = tanh(5 i / T)."""
+    """The sum, B² n times the mean, half the mean in the decoder phase, and c = tanh(5 i / T)."""
     numbers, n = ENTRIES[name]["numbers"], PARITY["cases"][ENTRIES[name]["case"]]["n"]
     total, mean = numbers["distance_sum"], numbers["distance_mean"]
     assert off(measured(name), {"encoder distance": total, "decoder distance": mean / 2}) < 1e-10
