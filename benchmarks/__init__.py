@@ -1,1 +1,4 @@
-"""Benchmarks: ratios measured in one run, against references written in this folder. Run by `make bench`."""
+"""Benchmarks: ratios measured in one run, against references written in this folder.
+
+Run by `make bench`.
+"""

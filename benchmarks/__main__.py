@@ -1,7 +1,7 @@
 """Run every benchmark of this folder, or the named ones: python -m benchmarks [name ...].
 
-Each is a module with `run() -> (measured, missed)`: what goes into results/<machine>.json, and a line per target that was
-missed. It prints its own table.
+Each is a module with `run() -> (measured, missed)`: what goes into results/<machine>.json, and a
+line per target that was missed. It prints its own table.
 """
 
 import importlib

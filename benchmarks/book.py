@@ -1,4 +1,5 @@
-"""The book: seconds of its chapters, runs and build stages as they were recorded, and what it costs to import the package."""
+"""The book: seconds of its chapters, runs and build stages as they were recorded, and what it costs
+to import the package."""
 
 import json
 import subprocess
@@ -38,7 +39,7 @@ def runs() -> dict[str, float]:
 
 
 def stages() -> dict[str, float]:
-    """Seconds of the stages of the last `make book` and `make test` here, as far as they were run."""
+    """Seconds of the stages of the last `make book` and `make test` here, where they were run."""
     path = ROOT / "_build" / "seconds.json"
     return json.loads(path.read_text()) if path.exists() else {}
 

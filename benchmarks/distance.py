@@ -1,4 +1,5 @@
-"""The AS-Distance, forward and backward, against the equations written down as dense arrays of all pairs and axes."""
+"""The AS-Distance, forward and backward, against the equations written down as dense arrays of all
+pairs and axes."""
 
 import math
 import re
@@ -24,7 +25,10 @@ LARGE, HUGE = (512, 256), (4096, 512)  # B, n: where both run, and where only ti
 
 
 def axis_kernel(mu_a: Tensor, var_a: Tensor, mu_b: Tensor, var_b: Tensor, prior: bool) -> Tensor:
-    """Log of the kernel of one axis. The latent axis comes first, which is the faster of the two orders for eager code."""
+    """Log of the kernel of one axis.
+
+    The latent axis comes first, which is the faster of the two orders for eager code.
+    """
     delta, s = (
         mu_a.T[:, :, None] - mu_b.T[:, None],
         var_a.T[:, :, None] + var_b.T[:, None],
@@ -55,7 +59,8 @@ DISTANCES: dict[str, Callable[..., Tensor]] = {"dense": dense, "package": as_dis
 
 
 def posteriors(B: int, n: int, members: int = 0) -> list[Tensor]:
-    """Seeded means and variances of two batches, (B, n) each or (members, B, n), that want gradients."""
+    """Seeded means and variances of two batches, (B, n) each or (members, B, n), that want
+    gradients."""
     generator = torch.Generator().manual_seed(0)
     shape = (members, B, n) if members else (B, n)
     means = [torch.randn(shape, generator=generator) + shift for shift in (0, 0.3)]
@@ -73,7 +78,7 @@ def step(
 
 
 def error(B: int, n: int, members: int, kernel: str) -> float:
-    """Largest difference from the reference in float64, relative to the largest number of its kind."""
+    """Largest difference from the reference in float64, relative to the largest of its kind."""
     given = [t.detach().double().requires_grad_() for t in posteriors(B, n, members)]
     pairs = zip(step(dense, given, kernel), step(as_distance, given, kernel), strict=True)
     return max(float((ours - theirs).abs().max() / theirs.abs().max()) for theirs, ours in pairs)
@@ -89,7 +94,8 @@ def counted(name: str, given: list[Tensor], kernel: str) -> LiveBytes:
 def compare(
     B: int, n: int, kernel: str = "mean", members: int = 0, threads: int = 0, seconds: float = 1.0
 ) -> dict[str, Any]:
-    """One row: times and memory of both, and their ratios. threads: 0 for all there are. seconds: 0 for two turns."""
+    """One row: times and memory of both, and their ratios. threads: 0 for all there are. seconds: 0
+    for two turns."""
     every = torch.get_num_threads()
     torch.set_num_threads(threads or every)
     given = posteriors(B, n, members)
@@ -119,7 +125,8 @@ def compare(
 
 
 def peak_memory(name: str, B: int, n: int) -> dict[str, float]:
-    """Of a process of its own: bytes it grew by in one step, the most it ever held, and the seconds."""
+    """Of a process of its own: bytes it grew by in one step, the most it ever held, and the
+    seconds."""
     grown, most, seconds = in_another_process("benchmarks.distance", name, B, n).split()
     return {"grown": float(grown), "most": float(most), "seconds": float(seconds)}
 
@@ -136,7 +143,10 @@ def measure_memory(name: str, B: int, n: int) -> None:
 
 
 def most_held() -> int:
-    """Most bytes this process ever held. On Linux getrusage would count what its parent held when it started this one."""
+    """Most bytes this process ever held.
+
+    On Linux getrusage would count what its parent held when it started this one.
+    """
     status = Path("/proc/self/status")
     if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
         return 1024 * int(found[1])
@@ -146,7 +156,8 @@ def most_held() -> int:
 
 
 def ceilings() -> dict[str, float]:
-    """What this machine does at best, now: matrix products, memory, and numbers per second of each operation in the cache."""
+    """What this machine does at best, now: matrix products, memory, and numbers per second of each
+    operation in the cache."""
     side = torch.randn(1024, 1024)
     large, other = torch.ones(2**26), torch.empty(2**26)
     x = torch.rand(8, 64, TILE["cpu"] // 512) + 0.1
@@ -203,26 +214,31 @@ def against_ceilings(row: dict[str, Any], rates: dict[str, float]) -> dict[str, 
     }
     billions = {name: rate / 1e9 for name, rate in rates.items()}
     print(
-        "\nat best: {matmul:.0f} GFLOP/s in a matrix product, {stream:.1f} GB/s of memory; in the cache {mul:.1f} products, "
+        "\nat best: {matmul:.0f} GFLOP/s in a matrix product, {stream:.1f} GB/s of memory; "
+        "in the cache {mul:.1f} products, "
         "{exp2:.2f} exp2, {exp:.2f} exp, {log2:.2f} log2 in 1e9/s".format(**billions)
     )
     reached, by_memory = found["share_of_floor"], found["dense_share_of_stream"]
     gigabytes = {name: size / 1e9 for name, size in made.items()}
     print(
-        f"B = {B}, n = {n}: {numbers / 1e6:.0f}e6 pairs by axis, {sum(PASSES.values())} passes over them in the cache:"
+        f"B = {B}, n = {n}: {numbers / 1e6:.0f}e6 pairs by axis, {sum(PASSES.values())} "
+        "passes over them in the cache:"
     )
     print(
-        f"{floor:.3f} s one by one, ours takes {1 / reached:.1f} times as long; {gigabytes['package']:.3f} GB of new arrays"
+        f"{floor:.3f} s one by one, ours takes {1 / reached:.1f} times as long; "
+        f"{gigabytes['package']:.3f} GB of new arrays"
     )
     print(f"dense: {gigabytes['dense']:.1f} GB of new arrays,", end=" ")
     print(
-        f"each byte written and read at least once: {by_memory:.0%} of its time at the speed of memory"
+        f"each byte written and read at least once: {by_memory:.0%} of its time at the speed "
+        "of memory"
     )
     return found
 
 
 def compiled(row: dict[str, Any]) -> dict[str, float] | None:
-    """The reference under torch.compile, where there is a compiler: seconds to compile, and per step."""
+    """The reference under torch.compile, where there is a compiler: seconds to compile, and per
+    step."""
     if not (shutil.which("g++") or shutil.which("clang++")):
         return None
     given = posteriors(row["B"], row["n"])
@@ -250,7 +266,8 @@ def compiled(row: dict[str, Any]) -> dict[str, float] | None:
 def run() -> tuple[dict[str, Any], list[str]]:
     """Print the table; returns what was measured, and the targets that were missed."""
     print(
-        "\n    B    n kernel   members path     dense/ms   ours/ms    faster  dense/MB   ours/MB   smaller"
+        "\n    B    n kernel   members path     dense/ms   ours/ms    faster  dense/MB   "
+        "ours/MB   smaller"
     )
     small = [
         compare(32, 2, threads=1),
@@ -267,10 +284,12 @@ def run() -> tuple[dict[str, Any], list[str]]:
     smaller = ratio_memory[0]["grown"] / ratio_memory[1]["grown"]
     grown = [found["grown"] / 1e9 for found in (*ratio_memory, huge)]
     print(
-        f"\nprocesses, B = 512, n = 256: dense grows by {grown[0]:.2f} GB, ours by {grown[1]:.3f} GB"
+        f"\nprocesses, B = 512, n = 256: dense grows by {grown[0]:.2f} GB, "
+        f"ours by {grown[1]:.3f} GB"
     )
     print(
-        f"B = 4096, n = 512: {huge['seconds']:.0f} s, {huge['most'] / 1e9:.2f} GB in all, {grown[2]:.2f} GB of them for D"
+        f"B = 4096, n = 512: {huge['seconds']:.0f} s, {huge['most'] / 1e9:.2f} GB in all, "
+        f"{grown[2]:.2f} GB of them for D"
     )
     rates = ceilings()
     wrong = max(error(*size, kernel) for size in ((33, 2, 3), (70, 40, 0)) for kernel in KERNELS)

@@ -19,9 +19,12 @@ from torch.utils._pytree import tree_leaves
 def alternate(
     calls: dict[str, Callable[[], Any]], seconds: float = 1.0, rounds: int = 3
 ) -> dict[str, float]:
-    """Shortest time of each call, in seconds. They take turns, so that a busy machine is busy for all of them.
+    """Shortest time of each call, in seconds.
 
-    seconds: goes on for about so long. rounds: but for so many turns at least, after one that does not count.
+    They take turns, so that a busy machine is busy for all of them.
+
+    seconds: goes on for about so long. rounds: but for so many turns at least, after one that does
+    not count.
     """
     best = dict.fromkeys(calls, float("inf"))
     for call in calls.values():
@@ -37,7 +40,8 @@ def alternate(
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts what tensors made inside hold: `peak`, the most bytes alive at once, and `made`, all of them.
+    """Counts what tensors made inside hold: `peak`, the most bytes alive at once, and `made`, all
+    of them.
 
     Tensors that were there before do not count.
     """

@@ -1,4 +1,5 @@
-"""An iteration of training against plain eager code of the same work, its own bare arithmetic, and the machine at its best."""
+"""An iteration of training against plain eager code of the same work, its own bare arithmetic, and
+the machine at its best."""
 
 import io
 import itertools
@@ -48,12 +49,13 @@ def loop_of(device: str = "cpu", **parameters: Any) -> Loop:
     data = build_data(config)
     model = build_model(config, data.shape)
     loop = Loop(model.train(), build_objective(config), data, config)
-    loop.save = lambda done: True  # type: ignore[method-assign]
+    loop.save = lambda done, at_once=False: True  # type: ignore[method-assign]
     return loop
 
 
 def iterating(loop: Loop) -> Callable[[], Any]:
-    """A call that does the next iteration, as the loop does it, without what the loop does around it."""
+    """A call that does the next iteration, as the loop does it, without what the loop does around
+    it."""
     numbers = itertools.count()
     return lambda: loop.iterate(next(numbers))
 
@@ -86,9 +88,11 @@ def toy_halves(width: int, latent_dim: int = 2) -> tuple[nn.Module, nn.Module]:
 
 
 class Eager:
-    """An iteration of S-IntroVAE as published, written from its equations: every term is evaluated, and one more to look at.
+    """An iteration of S-IntroVAE as published, written from its equations: every term is evaluated,
+    and one more to look at.
 
-    The fakes of the encoder phase are made a second time in the decoder phase, from the same latents. draw: makes a batch.
+    The fakes of the encoder phase are made a second time in the decoder phase, from the same
+    latents. draw: makes a batch.
     """
 
     def __init__(
@@ -189,7 +193,8 @@ def largest_costs(call: Callable[[], Any], count: int = 3) -> dict[str, float]:
 
 
 def against_published(seconds: float = 20.0) -> dict[str, Any]:
-    """The toy protocol of the papers' size: ours, ours with the term of γ_r, and the published loop's work."""
+    """The toy protocol of the papers' size: ours, ours with the term of γ_r, and the published
+    loop's work."""
     side = torch.randn(1024, 1024)
     calls: dict[str, Callable[[], Any]] = {
         "published": Eager(*toy_halves(256), lambda: points(512), 2),
@@ -209,13 +214,15 @@ def against_published(seconds: float = 20.0) -> dict[str, Any]:
         rows[name] = {"seconds": times[name], "operations": work[name], "share_of_peak": share}
         ratio = times["published"] / times[name]
         print(
-            f"{name:17s} {1e3 * times[name]:8.2f} ms  {work[name] / 1e9:5.2f} GFLOP  {share:4.0%} of peak  {ratio:5.2f} times",
+            f"{name:17s} {1e3 * times[name]:8.2f} ms  {work[name] / 1e9:5.2f} GFLOP  "
+            f"{share:4.0%} of peak  {ratio:5.2f} times",
             end="",
         )
         print(" the published loop's work" if name == "published" else "")
     costs = largest_costs(calls["ours"])
     print(
-        f"at best {peak / 1e9:.0f} GFLOP/s; drawing point by point {1e3 * times['points']:.2f} ms; largest costs of ours:",
+        f"at best {peak / 1e9:.0f} GFLOP/s; "
+        f"drawing point by point {1e3 * times['points']:.2f} ms; largest costs of ours:",
         end=" ",
     )
     print(", ".join(f"{name} {share:.0%}" for name, share in costs.items()))
@@ -236,7 +243,8 @@ def bare(loop: Loop, count: int) -> None:
 
 
 def overhead(model: str, protocol: dict[str, Any], count: int, seconds: float) -> dict[str, Any]:
-    """What logging, the moving average, the guard and the progress bar add to `count` iterations; logged once among them."""
+    """What logging, the moving average, the guard and the progress bar add to `count` iterations;
+    logged once among them."""
     given = {
         "model": model,
         **protocol,
@@ -254,7 +262,8 @@ def overhead(model: str, protocol: dict[str, Any], count: int, seconds: float) -
     row = {"model": model, "widths": protocol["widths"], "batch_size": protocol["batch_size"]}
     shape = f"{len(row['widths'])} x {row['widths'][0]}, B = {row['batch_size']}"
     print(
-        f"{model:10s} {shape:18s} {1e3 * times['bare'] / count:8.2f} ms bare  loop adds {share:6.1%}",
+        f"{model:10s} {shape:18s} {1e3 * times['bare'] / count:8.2f} ms bare  "
+        f"loop adds {share:6.1%}",
         flush=True,
     )
     return row | {
@@ -265,7 +274,8 @@ def overhead(model: str, protocol: dict[str, Any], count: int, seconds: float) -
 
 
 def measure_compiled(protocol: str) -> None:
-    """The other end of `compiled`: seconds of the first iterations that compile, then of one, compiled and not."""
+    """The other end of `compiled`: seconds of the first iterations that compile, then of one,
+    compiled and not."""
     torch._inductor.config.force_disable_caches = True  # type: ignore[attr-defined]
     given = {"toy": REFERENCE, "digits": DIGITS}[protocol]
     fused, eager = (
@@ -290,7 +300,8 @@ def compiled(protocol: str, iterations: int) -> dict[str, Any] | None:
     breaks_even = once / (eager - fused) if eager > fused else math.inf
     verdict = f"pays after {breaks_even:,.0f} iterations" if eager > fused else "never pays"
     print(
-        f"{protocol:10s} {once:5.0f} s to compile, then {1e3 * fused:.1f} ms against {1e3 * eager:.1f} ms: {verdict}",
+        f"{protocol:10s} {once:5.0f} s to compile, "
+        f"then {1e3 * fused:.1f} ms against {1e3 * eager:.1f} ms: {verdict}",
         end="; ",
     )
     print(f"a run has {iterations:,}", flush=True)
@@ -304,7 +315,8 @@ def compiled(protocol: str, iterations: int) -> dict[str, Any] | None:
 
 
 def on_cuda(seconds: float = 20.0) -> dict[str, Any]:
-    """Digits at the published widths, S-IntroVAE: bf16, channels_last, compiled, fused against plain eager float32."""
+    """Digits at the published widths, S-IntroVAE: bf16, channels_last, compiled, fused against
+    plain eager float32."""
     loop = loop_of("cuda", model="soft_intro", **PUBLISHED_DIGITS, **FAST)
     plain = build_model(loop.config, loop.data.shape)  # type: ignore[attr-defined]
     images, numbers = loop.data.train.cpu().float() / 255, itertools.count()  # type: ignore[attr-defined]

@@ -1,4 +1,5 @@
-"""Shared set-up: one thread per worker (pytest-xdist runs as many workers as cores) and small runs for every model."""
+"""Shared set-up: one thread per worker (pytest-xdist runs as many workers as cores) and small runs
+for every model."""
 
 import os
 import signal

@@ -41,7 +41,8 @@ def test_a_missed_target_fails_and_what_was_measured_is_kept(tmp_path, monkeypat
 
 
 def test_the_eager_iteration_is_that_of_the_equations(monkeypatch):
-    """Losses and steps of both halves, with the noise that the package takes as an argument held at zero."""
+    """Losses and steps of both halves, with the noise that the package takes as an argument held at
+    zero."""
     package: Autoencoder = mlp_autoencoder(2, 2, (8,) * 4)
     encoder, decoder = training_step.toy_halves(8)
     for half, theirs in ((encoder, package.encoder), (decoder, package.decoder)):

@@ -13,7 +13,10 @@ ALL_SETS = ", ".join(f"'{name}'" for name in [*DATASETS["points"], *DATASETS["im
 
 
 def a_list(example, passed):
-    return f'must be a list, such as {example}; papermill passes a list by -y "{passed}" or by a file (-f)'
+    return (
+        f'must be a list, such as {example}; papermill passes a list by -y "{passed}" or by a '
+        "file (-f)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -26,7 +29,8 @@ def a_list(example, passed):
         ),
         (
             {"model": "gan"},
-            "model='gan': must be 'vae', 'intro', 'soft_intro', 'as_intro' or 'wgan_gp'; did you mean 'wgan_gp'?",
+            "model='gan': must be 'vae', 'intro', 'soft_intro', 'as_intro' or 'wgan_gp'; did "
+            "you mean 'wgan_gp'?",
         ),
         ({"iterations": 0}, "iterations=0: must be at least 1"),
         ({"iterations": 2.5}, "iterations=2.5: must be a whole number, such as 1000"),
@@ -43,14 +47,17 @@ def a_list(example, passed):
         ),
         (
             {"warmup": 200, "iterations": 1000},
-            "warmup=200 leaves nothing of the annealing: c reaches 1 after 200 of iterations=1000, before the game begins; "
+            "warmup=200 leaves nothing of the annealing: c reaches 1 after 200 of "
+            "iterations=1000, before the game begins; "
             "shorten warmup or fix c in [0, 1]",
         ),
         *(
             (
                 {"decoder_std": 0.1, "latent_dim": 4} | parameters,
-                "decoder_std=0.1 takes the last two latent axes of an autoencoder of points for its noise, which "
-                f"{given} do not allow; use decoder_std=0, or an autoencoder of points with latent_dim of at least 3",
+                "decoder_std=0.1 takes the last two latent axes of an autoencoder of points "
+                "for its noise, which "
+                f"{given} do not allow; use decoder_std=0, or an autoencoder of points with "
+                "latent_dim of at least 3",
             )
             for parameters, given in (
                 ({"latent_dim": 2}, "dataset='8gaussians', model='as_intro' and latent_dim=2"),
@@ -79,12 +86,14 @@ def a_list(example, passed):
         ({"milestones": "935"}, f"milestones='935': {a_list([1000], 'milestones: [1000]')}"),
         (
             {"milestones": None},
-            f"milestones=None: {a_list([1000], 'milestones: [1000]')}; leave it out for the default",
+            f"milestones=None: {a_list([1000], 'milestones: [1000]')}; leave it out for the "
+            "default",
         ),
         ({"widths": [8, "wide"]}, "widths='wide': must be a whole number, such as 1000"),
         (
             {"widths": [8] * 17},
-            "widths=[8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, ...]: must have 16 or fewer entries, got 17",
+            "widths=[8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, ...]: must have 16 or "
+            "fewer entries, got 17",
         ),
         ({"adam_betas": [0.5]}, "adam_betas=[0.5]: must have two entries"),
         ({"adam_betas": [0, 0, 0]}, "adam_betas=[0, 0, 0]: must have 2 or fewer entries, got 3"),
@@ -118,7 +127,8 @@ def a_list(example, passed):
         ),
         (
             {"estimator": "u", "distance_reduction": "sum"},
-            "distance_reduction='sum' takes all pairs, but estimator='u' leaves some out; use estimator='v'",
+            "distance_reduction='sum' takes all pairs, but estimator='u' leaves some out; use "
+            "estimator='v'",
         ),
         ({"fit": "stretch"}, "fit='stretch': must be 'crop' or 'squeeze'"),
         ({"hinge": "mean"}, "hinge='mean': must be 'example' or 'batch'"),
@@ -262,7 +272,8 @@ def test_a_home_folder_that_nobody_knows_is_refused(name):
 
 
 def test_records_are_completed_as_they_were_meant():
-    """Before it was checked, resolution was 128 whatever the data set; channels_last was false before it existed."""
+    """Before it was checked, resolution was 128 whatever the data set; channels_last was false
+    before it existed."""
     saved = RunConfig(dataset="mnist").model_dump(mode="json") | {"resolution": 128}
     del saved["channels_last"]
     assert RunConfig(**with_defaults(saved)) == RunConfig(dataset="mnist", channels_last=False)

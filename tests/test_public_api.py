@@ -17,10 +17,13 @@ from asintrovae.theory.networks import PUBLISHED_WIDTHS
 
 # fmt: off
 PUBLIC = [
-    "Gaussian", "kl_to_standard_normal", "reparameterize", "expected_likelihood_kernel", "as_distance", "annealing_weight",
-    "VAE", "IntroVAE", "SoftIntroVAE", "ASIntroVAE", "WGANGP", "RunConfig", "ParameterError", "train", "load_run",
-    "save_record", "save_samples", "build_data", "build_model", "build_objective", "build_features", "evaluate", "reconstruct",
-    "sample", "histogram_divergences", "frechet_distance", "precision_recall", "psnr", "ssim", "mse",
+    "Gaussian", "kl_to_standard_normal", "reparameterize",
+    "expected_likelihood_kernel", "as_distance", "annealing_weight",
+    "VAE", "IntroVAE", "SoftIntroVAE", "ASIntroVAE", "WGANGP",
+    "RunConfig", "ParameterError", "train", "load_run", "save_record", "save_samples",
+    "build_data", "build_model", "build_objective", "build_features",
+    "evaluate", "reconstruct", "sample", "histogram_divergences",
+    "frechet_distance", "precision_recall", "psnr", "ssim", "mse",
 ]
 # fmt: on
 
@@ -142,7 +145,8 @@ def test_faces_and_flowers_are_squeezed_and_mirrored_as_published():
 
 
 def test_parameter_files_of_images_have_the_published_networks():
-    """Channels as the table in networks says, for the resolution of the data set; the image tables have these five rows."""
+    """Channels as the table in networks says, for the resolution of the data set; the image tables
+    have these five rows."""
     for name in ROWS:
         config = asintrovae.RunConfig(**parameters(name))
         assert config.widths == PUBLISHED_WIDTHS[example_shape(config)[1]], name

@@ -1,4 +1,5 @@
-"""What the project takes from others: pinned, listed with licence and hash, and fetched only where a checksum is looked at."""
+"""What the project takes from others: pinned, listed with licence and hash, and fetched only where
+a checksum is looked at."""
 
 import ast
 import importlib.util
@@ -66,7 +67,7 @@ def pinned():
 
 
 def tracked():
-    """The files of the project, those that git does not ignore included before they are committed."""
+    """The files of the project; those not committed yet, too, unless git ignores them."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=ROOT,
@@ -78,7 +79,7 @@ def tracked():
 
 
 def declared():
-    """Every requirement that pyproject.toml names, those of the extras and of the build included."""
+    """Every requirement that pyproject.toml names, with those of the extras and of the build."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"].values()
     lines = [
@@ -256,7 +257,8 @@ def test_what_packages_bring_to_the_browser_is_as_listed(component):
 
 @pytest.mark.xdist_group("small_book")
 def test_the_built_pages_bring_nothing_that_is_not_listed(small_book):
-    """Byte for byte: each file is one of ours, of a listed package, or named as written for this build."""
+    """Byte for byte: each file is one of ours, of a listed package, or named as written for this
+    build."""
     own = {(ROOT / path).read_bytes() for path in MANIFEST["own"]}
     theirs = {
         path.read_bytes() for component in MANIFEST["packages"] for path in pins.brought(component)
@@ -268,11 +270,15 @@ def test_the_built_pages_bring_nothing_that_is_not_listed(small_book):
         assert listed, f"{path.relative_to(small_book)} is in no entry of book/browser_files.yml"
 
 
-FETCHERS = r"urlopen|urlretrieve|requests\.\w+|load_state_dict_from_url|download_url\w*|download_and_\w+|hub\.load|wget|curl"
+FETCHERS = (
+    r"urlopen|urlretrieve|requests\.\w+|load_state_dict_from_url|download_url\w*"
+    r"|download_and_\w+|hub\.load|wget|curl"
+)
 
 
 def test_nothing_is_fetched_without_a_checksum():
-    """Every call of the package that reaches the network, but for those in torchvision, names a checksum."""
+    """Every call of the package that reaches the network, but for those in torchvision, names a
+    checksum."""
     calls = []
     for path in sorted((ROOT / "asintrovae").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -297,7 +303,8 @@ def test_nothing_is_fetched_without_a_checksum():
 
 
 def test_data_sets_are_fetched_with_checksums():
-    """What torchvision would download, caught before it does: each file comes with the MD5 that it must have."""
+    """What torchvision would download, caught before it does: each file comes with the MD5 that it
+    must have."""
     from asintrovae.data.sources import SOURCES, torchvision_datasets
 
     utils = torchvision_datasets().utils

@@ -1,8 +1,10 @@
-"""Sphinx extension: tables of the appendices, gathered when the book is built, so that they cannot drift from the chapters.
+"""Sphinx extension: tables of the appendices, gathered when the book is built, so that they cannot
+drift from the chapters.
 
-`{departures}` collects the "Departs from the paper" boxes. `{chapter-times}` shows what executing the chapters took and
-on what; `{training-runs}` lists the runs behind the book, those made by this build and those recorded in data/runs. `{chaos}` and
-`{soak}` show what the long tests recorded in data/reliability. `{speed} distance` and its like show what `make bench` recorded in
+`{departures}` collects the "Departs from the paper" boxes. `{chapter-times}` shows what executing
+the chapters took and on what; `{training-runs}` lists the runs behind the book, those made by this
+build and those recorded in data/runs. `{chaos}` and `{soak}` show what the long tests recorded in
+data/reliability. `{speed} distance` and its like show what `make bench` recorded in
 benchmarks/results; `{speed} chart` draws it.
 """
 
@@ -204,9 +206,12 @@ def distance_table(found: dict[str, Any]) -> str:
     ]
     large, huge = found["large"], found["processes"]["package 4096 x 512"]
     said = [
-        f"At B = 512, n = 256 ours takes {1 / large['share_of_floor']:.1f} times as long as its operations one by one on",
-        f"an array that stays in the cache; {large['dense_share_of_stream']:.0%} of the time of the dense code is what its",
-        f"{large['dense_bytes_made'] / 1e9:.0f} GB of new arrays take at the speed of memory. B = 4096, n = 512 takes a process",
+        f"At B = 512, n = 256 ours takes {1 / large['share_of_floor']:.1f} times as long"
+        " as its operations one by one on",
+        f"an array that stays in the cache; {large['dense_share_of_stream']:.0%} of the time"
+        " of the dense code is what its",
+        f"{large['dense_bytes_made'] / 1e9:.0f} GB of new arrays take at the speed of memory."
+        " B = 4096, n = 512 takes a process",
         f"{huge['seconds']:.0f} seconds and {huge['most'] / 1e9:.1f} GB in all.",
     ]
     return table(header, rows, "8 8 12 12 12 12 12 12 12") + "\n\n" + "\n".join(said)
@@ -290,7 +295,10 @@ def cuda_table(found: dict[str, Any]) -> str:
     """Images on CUDA, where they were measured."""
     row = found.get("cuda")
     if not row:
-        return "Not measured: no CUDA machine was at hand. The rows are run wherever `make bench` finds one."
+        return (
+            "Not measured: no CUDA machine was at hand. "
+            "The rows are run wherever `make bench` finds one."
+        )
     costs = ", ".join(f"`{name}` {share:.0%}" for name, share in row["costs"].items())
     ours = [f"{1e3 * row['ours_seconds']:.2f}", times_as(row["faster"]), str(row["waits"])]
     header = ["S-IntroVAE on digits, published widths", "ms", "faster", "waits for the device"]
@@ -353,10 +361,12 @@ def chart(found: dict[str, Any], where: Path) -> str:
 CHART = """\
 :::{figure} /_build/speed/speed.png
 :name: fig-speed-distance
-:alt: Time and memory over the batch size. For each number of latent axes a dashed and a solid curve, apart for large batches.
+:alt: Time and memory over the batch size. For each number of latent axes a dashed and a solid
+  curve, apart for large batches.
 
-Time and memory of the AS-Distance with the per-axis kernel, forward and backward: dense eager code (dashed) against the
-package (solid). A dot marks sizes where the package works in tiles; elsewhere all pairs are one tile.
+Time and memory of the AS-Distance with the per-axis kernel, forward and backward: dense eager code
+(dashed) against the package (solid). A dot marks sizes where the package works in tiles; elsewhere
+all pairs are one tile.
 :::"""
 
 
@@ -386,7 +396,10 @@ def speed(book: Path, part: str) -> str:
 def on_machine(machine: dict[str, Any]) -> str:
     """Where it was measured."""
     versions = f"Python {machine['python']}, torch {machine['torch']}"
-    return f"On {machine['processor']}, {machine['threads']} threads, {machine['system']}, with {versions}."
+    return (
+        f"On {machine['processor']}, {machine['threads']} threads, {machine['system']}, "
+        f"with {versions}."
+    )
 
 
 def made_on(record: dict[str, Any]) -> str:

@@ -1,4 +1,5 @@
-"""Check one chapter: execute it if it is stale, hold it to the mould, run it again against its outputs, build its page.
+"""Check one chapter: execute it if it is stale, hold it to the mould, run it again against its
+outputs, build its page.
 
 usage: python book/tools/check_chapter.py 05_as_distance
 """
@@ -15,7 +16,8 @@ BIN = Path(sys.executable).parent
 FAST = "not executes and not changed_outputs and not wheel"
 QUOTED = re.compile(r"'([^']+)'|\"([^\"]+)\"|: ([\w./-]+)$")
 LABEL = re.compile(
-    r"(?m)^\(([\w-]+)\)=|^:(?:label|name): ([\w-]+)|^ +name: ([\w-]+)|\$\$ \(([\w-]+)\)|^:::?\{\w+-start\} ([\w-]+)",
+    r"(?m)^\(([\w-]+)\)=|^:(?:label|name): ([\w-]+)|^ +name: ([\w-]+)"
+    r"|\$\$ \(([\w-]+)\)|^:::?\{\w+-start\} ([\w-]+)",
 )
 
 
@@ -59,7 +61,8 @@ def headings_elsewhere() -> set[str]:
 
 
 def build_page(name: str) -> list[str]:
-    """Build the page with the two that it leans on; the warnings about it, but for references to pages left out."""
+    """Build the page with the two that it leans on; the warnings about it, but for references to
+    pages left out."""
     folder = ROOT / "_build" / "check"
     folder.mkdir(parents=True, exist_ok=True)
     others = "\n".join(f"- file: book/{page}" for page in ("appendix/glossary", "bibliography"))
@@ -106,13 +109,14 @@ def main(name: str) -> None:
     run(BIN / "ruff", "check", "-q", notebook)
     run(BIN / "ruff", "format", "-q", "--check", notebook)
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    own = sorted((ROOT / "tests").glob(f"test_chapter_{name[:2]}.py"))
-    run(*pytest, "tests/test_notebooks.py", "-k", f"{name} and {FAST}")
-    run(*pytest, "tests/test_equation_index.py", "tests/test_appendices.py", "-k", "not quoted")
+    own = sorted((ROOT / "tests" / "book").glob(f"test_chapter_{name[:2]}.py"))
+    run(*pytest, "tests/book/test_notebooks.py", "-k", f"{name} and {FAST}")
+    listed = ("tests/book/test_equation_index.py", "tests/book/test_appendices.py")
+    run(*pytest, *listed, "-k", "not quoted")
     run(
         *pytest,
         *own,
-        "tests/test_notebooks.py",
+        "tests/book/test_notebooks.py",
         "-k",
         f"test_chapter_{name[:2]} or ({name} and executes)",
     )

@@ -1,9 +1,11 @@
-"""Execute the chapters whose code, package or pins have changed since their outputs were stored; leave the others alone.
+"""Execute the chapters whose code, package or pins have changed since their outputs were stored;
+leave the others alone.
 
 usage: python book/tools/execute.py [--force] NOTEBOOK ...
-The text of each notebook is first taken over from its MyST pair in book/src, which is what people edit. A notebook with
-a `parameters` cell is a template for papermill and keeps no outputs. Each chapter stores under metadata.execution what
-its outputs were computed from, the seconds it took, and on what.
+The text of each notebook is first taken over from its MyST pair in book/src, which is what people
+edit. A notebook with a `parameters` cell is a template for papermill and keeps no outputs. Each
+chapter stores under metadata.execution what its outputs were computed from, the seconds it took,
+and on what.
 """
 
 import argparse
@@ -26,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def fingerprint(notebook: nbformat.NotebookNode) -> str:
-    """Hash of everything the outputs depend on: code cells in order, package, pinned versions, recorded runs.
+    """Hash of everything the outputs depend on: code cells in order, package, pinned versions,
+    recorded runs.
 
     The address that a missing package is installed from is left out: the project can move.
     """
@@ -50,7 +53,7 @@ def execute(path: Path) -> None:
         timeout=600,
         record_timing=False,
         store_widget_state=True,
-        coalesce_streams=True,  # else one printed line can be stored in two pieces on a slow machine
+        coalesce_streams=True,  # else one printed line can be stored in two pieces
         resources={"metadata": {"path": str(path.parent)}},
         kernel_name="python3",
     )
@@ -70,7 +73,7 @@ def execute(path: Path) -> None:
 
 
 def stale(path: Path) -> bool:
-    """Whether a chapter's stored outputs were computed from something else than what is here now."""
+    """Return whether a chapter's stored outputs come from something else than what is here now."""
     notebook = nbformat.read(path, as_version=4)
     if any("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells):
         return False
@@ -78,7 +81,7 @@ def stale(path: Path) -> bool:
 
 
 def take_over_text(path: Path) -> None:
-    """Bring the edits of the MyST pair into the notebook, keeping the outputs of unchanged cells."""
+    """Bring the edits of the MyST pair into the notebook; unchanged cells keep their outputs."""
     pair = ROOT / "book" / "src" / path.resolve().relative_to(ROOT / "book").with_suffix(".md")
     text, notebook = (
         jupytext.read(pair),

@@ -54,7 +54,8 @@ class Environment:
         done = subprocess.run(command, cwd=self.folder, env=own, text=True, **streams)
         if done.returncode != status:
             raise RuntimeError(
-                f"{' '.join(command)[:200]} ended with {done.returncode}, not {status}:\n{done.stdout}"
+                f"{' '.join(command)[:200]} ended with {done.returncode}, "
+                f"not {status}:\n{done.stdout}"
             )
         return str(done.stdout)
 
@@ -114,7 +115,7 @@ def check_test(here: Environment) -> None:
         "-n",
         "0",
         "--nbval",
-        str(ROOT / "tests" / "test_gaussian.py"),
+        str(ROOT / "tests" / "theory" / "test_gaussian.py"),
     )
 
 

@@ -1,4 +1,5 @@
-"""Leave in recorded runs only what is read again: of checkpoints the weights, without the optimiser's state, once.
+"""Leave in recorded runs only what is read again: of checkpoints the weights, without the
+optimiser's state, once.
 
 python book/tools/keep_weights.py data/runs/STUDY ...
 """
@@ -16,7 +17,8 @@ from asintrovae.running.checkpoint import (
 
 
 def keep_weights(run_dir: Path) -> None:
-    """Write the run's checkpoint anew without the optimiser's state; such a run can be evaluated, not continued."""
+    """Write the run's checkpoint anew without the optimiser's state; such a run can be evaluated,
+    not continued."""
     checkpoint = load_checkpoint(run_dir)
     if checkpoint is None:
         raise SystemExit(f"{run_dir} holds no checkpoint")

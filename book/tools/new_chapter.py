@@ -1,7 +1,9 @@
-"""Begin a chapter: its text in the mould of the others, its notebook, its tests, its place in the table of contents.
+"""Begin a chapter: its text in the mould of the others, its notebook, its tests, its place in the
+table of contents.
 
 usage: python book/tools/new_chapter.py 13_title
-What stands in it runs and passes its tests. Replace it part by part; `make check CHAPTER=13_title` says what is missing.
+What stands in it runs and passes its tests. Replace it part by part; `make check CHAPTER=13_title`
+says what is missing.
 """
 
 import re
@@ -20,7 +22,8 @@ TEXT = '''\
 
 {badge}
 
-TODO: what the reader knows so far, what is missing, and what this chapter does about it, in four lines.
+TODO: what the reader knows so far, what is missing, and what this chapter does about it, in four
+lines.
 
 After this chapter you can
 
@@ -28,7 +31,8 @@ After this chapter you can
 - TODO: compute it for a batch, in nats;
 - TODO: tell where it is zero.
 
-You need PyTorch and the density of a Gaussian. The [notation](notation) page lists every symbol with its name in the code.
+You need PyTorch and the density of a Gaussian. The [notation](notation) page lists every symbol
+with its name in the code.
 
 ```{{code-cell}} ipython3
 :tags: [setup, nbval-ignore-output]
@@ -38,13 +42,15 @@ You need PyTorch and the density of a Gaussian. The [notation](notation) page li
 
 ## The idea
 
-TODO: the idea in words, then one figure of where we are going. Every figure has a caption and a text alternative.
+TODO: the idea in words, then one figure of where we are going. Every figure has a caption and a
+text alternative.
 
 ```{{code-cell}} ipython3
 ---
 mystnb:
   figure:
-    caption: TODO, what is drawn and what to see in it. The divergence of a posterior of variance 1 over its mean.
+    caption: TODO, what is drawn and what to see in it. The divergence of a posterior of variance
+      1 over its mean.
     name: fig-{label}-idea
   image:
     alt: TODO, the same for someone who cannot see it. A parabola that touches zero at the origin.
@@ -59,8 +65,9 @@ _ = ax.set(xlabel="$\\\\mu$", ylabel="KL in nats")
 
 ## The equation
 
-TODO: every equation has a label, `(eq-{label}-...)`, and a row on the notation page; those that the package computes have a
-test in `tests/test_equations.py` and their label among the tags of the witness cell.
+TODO: every equation has a label, `(eq-{label}-...)`, and a row on the notation page; those that the
+package computes have a test in `tests/theory/test_equations.py` and their label among the tags of
+the witness cell.
 
 $$
 \\mathrm{{KL}} = \\tfrac12 \\sum_d \\bigl(\\mu_d^2 + \\lambda_d - \\log \\lambda_d - 1\\bigr)
@@ -152,7 +159,8 @@ from asintrovae import kl_to_standard_normal
 def test_{label_}_departs_where_it_says(generator):
     """TODO: what the box of the chapter says, by other means than the chapter's."""
     mu = torch.randn(5, 3, generator=generator)
-    torch.testing.assert_close(kl_to_standard_normal(mu, torch.zeros(5, 3)), mu.square().sum(-1) / 2)
+    kl = kl_to_standard_normal(mu, torch.zeros(5, 3))
+    torch.testing.assert_close(kl, mu.square().sum(-1) / 2)
 '''
 
 
@@ -194,7 +202,10 @@ def with_entry(toc: str, name: str) -> str:
 
 
 def begin(name: str, root: Path = ROOT) -> list[Path]:
-    """Write the files of a new chapter; their paths. ValueError for a bad name; nothing that exists is overwritten."""
+    """Write the files of a new chapter; their paths.
+
+    ValueError for a bad name; nothing that exists is overwritten.
+    """
     match = NAME.fullmatch(name)
     if match is None:
         raise ValueError(
@@ -204,7 +215,7 @@ def begin(name: str, root: Path = ROOT) -> list[Path]:
     taken = [
         *book.glob(f"src/{match[1]}_*.md"),
         *book.glob(f"{match[1]}_*.ipynb"),
-        *root.glob(f"tests/test_chapter_{match[1]}.py"),
+        *root.glob(f"tests/book/test_chapter_{match[1]}.py"),
     ]
     if taken:
         raise ValueError(
@@ -217,7 +228,7 @@ def begin(name: str, root: Path = ROOT) -> list[Path]:
     names = {"name": name, "label_": name[3:]}
     written = {
         book / "src" / f"{name}.md": text,
-        root / "tests" / f"test_chapter_{match[1]}.py": TEST.format(**names),
+        root / "tests" / "book" / f"test_chapter_{match[1]}.py": TEST.format(**names),
         root / "_toc.yml": toc,
     }
     for path, content in written.items():

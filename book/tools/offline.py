@@ -1,8 +1,10 @@
-"""Sphinx extension: the built pages ask for nothing but their own files, so that the book reads the same without network.
+"""Sphinx extension: the built pages ask for nothing but their own files, so that the book reads the
+same without network.
 
-Mathematics comes from the MathJax that the package sphinx-mathjax-offline carries, drawn as SVG; widgets are drawn by
-book/static/static_widgets.js; what a theme adds from elsewhere, and what needs a server, is dropped. A browser does not let a
-page opened as a file load fonts or read other pages: icon fonts are put into their style sheet, and search shows titles alone.
+Mathematics comes from the MathJax that the package sphinx-mathjax-offline carries, drawn as SVG;
+widgets are drawn by book/static/static_widgets.js; what a theme adds from elsewhere, and what needs
+a server, is dropped. A browser does not let a page opened as a file load fonts or read other pages:
+icon fonts are put into their style sheet, and search shows titles alone.
 """
 
 import base64
@@ -44,7 +46,8 @@ def _is_own(description: str) -> bool:
 
 
 def finish_pages(app: Sphinx, error: Exception | None) -> None:
-    """Put MathJax beside the pages and fonts into style sheets, and mend what the theme writes into every page."""
+    """Put MathJax beside the pages and fonts into style sheets, and mend what the theme writes into
+    every page."""
     if error is not None or app.builder.format != "html":
         return
     static = Path(app.outdir) / "_static"
@@ -67,7 +70,8 @@ def copy_mathjax(static: Path) -> None:
 
 
 def embed_fonts(sheet: Path) -> str:
-    """Text of a style sheet with its WOFF2 fonts inside: each once, without other formats and names of older versions."""
+    """Text of a style sheet with its WOFF2 fonts inside: each once, without other formats and names
+    of older versions."""
 
     def embedded(match: re.Match[str]) -> str:
         font = base64.b64encode((sheet.parent / match[1]).read_bytes()).decode()
@@ -94,7 +98,9 @@ MENDED = {
     # Docutils nests a deprecated role in a list, which then has no items for a screen reader.
     'role="doc-biblioentry"': 'role="listitem"',
     # A wide table scrolls on a narrow screen, by keyboard too.
-    '<div class="pst-scrollable-table-container">': '<div class="pst-scrollable-table-container" tabindex="0">',
+    '<div class="pst-scrollable-table-container">': (
+        '<div class="pst-scrollable-table-container" tabindex="0">'
+    ),
 }
 """Pattern in a built page -> what stands there instead."""
 
@@ -104,7 +110,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.config.mathjax_path = "mathjax/tex-svg.js"
     app.add_js_file(
         None,
-        body='if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;',
+        body='if (location.protocol === "file:") '
+        "DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;",
     )
     app.connect("html-page-context", drop_foreign_files, priority=900)
     app.connect("build-finished", finish_pages)

@@ -1,6 +1,9 @@
-"""Sphinx extension: what stands around a page's text. How long it takes, where to edit it, what a search engine sees of it.
+"""Sphinx extension: what stands around a page's text.
 
-The address of the published pages follows from `repository` in _config.yml, unless `html: baseurl` names another.
+How long it takes, where to edit it, what a search engine sees of it.
+
+The address of the published pages follows from `repository` in _config.yml, unless `html: baseurl`
+names another.
 """
 
 import re
@@ -50,7 +53,8 @@ def minutes(words: int) -> str:
 
 
 def add_times(app: Sphinx, doctree: nodes.document) -> None:
-    """Below the title of each chapter: how long its prose takes to read, and how long its cells took to run."""
+    """Below the title of each chapter: how long its prose takes to read, and how long its cells
+    took to run."""
     if not CHAPTER.fullmatch(app.env.docname):
         return
     said = (
@@ -85,7 +89,8 @@ def describe(
 def point_to_sources(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Edit the text in book/src, not the notebook; a run of this build opens as the notebook that it was made with."""
+    """Edit the text in book/src, not the notebook; a run of this build opens as the notebook that
+    it was made with."""
     run = RUN.fullmatch(page)
     notebook = f"book/training/{run[1]}" if run else page
     source = notebook.replace("book/", "book/src/", 1)
@@ -100,7 +105,8 @@ def point_to_sources(
 
 
 def write_site_files(app: Sphinx, error: Exception | None) -> None:
-    """sitemap.xml with every page, those that this build did not have to write again included, and the card."""
+    """sitemap.xml with every page, those that this build did not have to write again included, and
+    the card."""
     if error is not None or app.builder.format != "html":
         return
     root = ElementTree.Element("urlset", xmlns="http://www.sitemaps.org/schemas/sitemap/0.9")

@@ -1,7 +1,9 @@
 """Print the built book as one PDF, with the chapters as bookmarks.
 
-usage: python book/tools/pdf.py [FOLDER [OUT]]     FOLDER: that of _toc.yml and _build; OUT: FOLDER/_build/book.pdf
-A headless Chromium prints each page as a reader sees it, with every derivation and solution unfolded.
+usage: python book/tools/pdf.py [FOLDER [OUT]]
+FOLDER: that of _toc.yml and _build; OUT: FOLDER/_build/book.pdf
+A headless Chromium prints each page as a reader sees it, with every derivation and solution
+unfolded.
 """
 
 import functools
@@ -30,7 +32,9 @@ if (published) {
 }
 """
 LAYOUT = """
-.bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer, .toggle-button { display: none !important; }
+.bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer, .toggle-button {
+  display: none !important;
+}
 pre { white-space: pre-wrap; }
 figure, div.cell_input, div.cell_output, div.highlight, .admonition-title { break-inside: avoid; }
 h1, h2, h3 { break-after: avoid; }
@@ -70,7 +74,10 @@ def print_page(page: Any, url: str) -> bytes:
 
 
 def make(root: Path, out: Path) -> int:
-    """Print the book built below root into out; how many sheets it has. FileNotFoundError where something is missing."""
+    """Print the book built below root into out; how many sheets it has.
+
+    FileNotFoundError where something is missing.
+    """
     html, chromium = root / "_build" / "html", shutil.which("chromium")
     missing = [name for name in pages(root) if not (html / f"{name}.html").is_file()]
     if missing:

@@ -1,4 +1,5 @@
-"""Write constraints.txt (exact pins), environment.yml (the same for conda) and the hashes of what comes to a browser.
+"""Write constraints.txt (exact pins), environment.yml (the same for conda) and the hashes of what
+comes to a browser.
 
 usage: python book/tools/pins.py              resolve pyproject.toml anew; installs nothing
        python book/tools/pins.py --browser    note in book/browser_files.yml what is installed now
@@ -23,7 +24,8 @@ MANIFEST = ROOT / "book" / "browser_files.yml"
 
 
 def pins() -> list[str]:
-    """name==version of everything the project needs, extras included, in the newest versions that pyproject.toml allows."""
+    """name==version of everything the project needs, extras included, in the newest versions that
+    pyproject.toml allows."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         options = ["--dry-run", "--ignore-installed", "--quiet", "--report", str(report)]
@@ -50,7 +52,8 @@ def environment(lines: list[str]) -> str:
 
 
 def brought(component: dict[str, str]) -> list[Path]:
-    """The installed files of a component of the manifest, in order; none where the package has other ones now."""
+    """The installed files of a component of the manifest, in order; none where the package has
+    other ones now."""
     inside = [
         path
         for path in files(component["package"]) or []
@@ -68,7 +71,8 @@ def digest(paths: list[Path]) -> str:
 
 
 def note_browser_files() -> None:
-    """Bring the hashes of the manifest, and the versions of what a package made itself, in step with what is installed."""
+    """Bring the hashes of the manifest, and the versions of what a package made itself, in step
+    with what is installed."""
     text = MANIFEST.read_text()
     for component in yaml.safe_load(text)["packages"]:
         block = re.search(
@@ -90,7 +94,8 @@ if __name__ == "__main__":
             found = pins()
         except subprocess.CalledProcessError:
             sys.exit(
-                "make constraints: pip could not resolve pyproject.toml, as it says above; nothing was changed"
+                "make constraints: pip could not resolve pyproject.toml, as it says above; "
+                "nothing was changed"
             )
         (ROOT / "constraints.txt").write_text(HEAD + "\n".join(found) + "\n")
         (ROOT / "environment.yml").write_text(environment(found))

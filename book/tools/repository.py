@@ -1,7 +1,9 @@
-"""Move the project to another repository: every address of it in the files follows; stored outputs stay as they are.
+"""Move the project to another repository: every address of it in the files follows; stored outputs
+stay as they are.
 
 usage: python book/tools/repository.py https://github.com/OWNER/NAME
-The address is named in _config.yml. Chapters do not become stale: what they compute does not depend on it.
+The address is named in _config.yml. Chapters do not become stale: what they compute does not depend
+on it.
 """
 
 import re
@@ -21,13 +23,15 @@ def configured(root: Path = ROOT) -> str:
 
 
 def occurrences(url: str) -> re.Pattern[str]:
-    """Finds the repository as pages and git (github.com/) and as Colab (/github/) name it; no other whose name begins like it."""
+    """Finds the repository as pages and git (github.com/) and as Colab (/github/) name it; no other
+    whose name begins like it."""
     owner_and_name = re.escape(url.removeprefix("https://github.com/"))
     return re.compile(rf"(github\.com/|google\.com/github/){owner_and_name}(?![\w-]|\.(?!git\b)\w)")
 
 
 def texts(root: Path) -> dict[Path, str]:
-    """Content of the text files of the project, those that git does not ignore included before they are committed."""
+    """Content of the text files of the project, those that git does not ignore included before they
+    are committed."""
     listing = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
     names = subprocess.run(
         listing, cwd=root, check=True, capture_output=True, text=True
@@ -42,7 +46,10 @@ def texts(root: Path) -> dict[Path, str]:
 
 
 def move(url: str, root: Path = ROOT) -> list[Path]:
-    """Put url in the place of the configured address everywhere; the files that changed. ValueError for an address of no use."""
+    """Put url in the place of the configured address everywhere; the files that changed.
+
+    ValueError for an address of no use.
+    """
     match = ADDRESS.fullmatch(url.strip())
     if match is None or match[2].endswith(".git"):
         raise ValueError(

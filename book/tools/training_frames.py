@@ -1,15 +1,19 @@
-"""Train four models on 8 Gaussians and keep what their film in the book shows, in data/runs/training_frames.
+"""Train four models on 8 Gaussians and keep the frames of the book's film.
 
-usage: python book/tools/training_frames.py            (from the repository's root; a few minutes on one core)
-Setting C1, laptop protocol (the defaults of the training notebooks), seed 0. Each run leaves record.json, history.csv
+They go to data/runs/training_frames.
+
+usage: python book/tools/training_frames.py   (from the repository's root; minutes on one core)
+Setting C1, laptop protocol (the defaults of the training notebooks), seed 0. Each run leaves
+record.json, history.csv
 and frames.npz, which `asintrovae.figures.widgets.load_film` reads:
     iteration (L,)          every logged iteration, the untrained model's 0 first
     kl, kl_g, distance (L,) means over 256 real or generated points, terms of the objectives
-    modes, between (L,)     modes found and share of samples farther than 0.2 from every mode, of 5,000
+    modes, between (L,)     modes found and share of samples beyond 0.2 of every mode, of 5,000
     frames (F,)             iterations of the pictures
     samples (F, 300, 2)     generated points, int16, thousandths
     density (F, 32, 32)     counts of 5,000 samples on [-2, 2]², at most 255; rows from above
-    posteriors (F, 2, 24, 4)  of real and of generated points: two means, two standard deviations; int16, thousandths
+    posteriors (F, 2, 24, 4)  of real and of generated points: two means, two standard deviations;
+                            int16, thousandths
 """
 
 import numpy

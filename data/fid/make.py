@@ -1,9 +1,11 @@
-"""Measure what a FID can tell: its floor, its dependence on the sample count, and what resize, JPEG and bfloat16 do to it.
+"""Measure what a FID can tell: its floor, its dependence on the sample count, and what resize, JPEG
+and bfloat16 do to it.
 
 usage: ASINTROVAE_DATA=FOLDER OMP_NUM_THREADS=2 python data/fid/make.py WEIGHTS
-FOLDER holds MNIST, CIFAR-10 and Flowers-102, WEIGHTS is the file of InceptionV3's weights. Writes record.json, which grows with
-every group of measurements, and features.safetensors of eight fixed images. An hour and a half on one core, most of it for all
-images of CIFAR-10; features are kept, so an interrupted study goes on where it was.
+FOLDER holds MNIST, CIFAR-10 and Flowers-102, WEIGHTS is the file of InceptionV3's weights. Writes
+record.json, which grows with every group of measurements, and features.safetensors of eight fixed
+images. An hour and a half on one core, most of it for all images of CIFAR-10; features are kept, so
+an interrupted study goes on where it was.
 """
 
 import io
@@ -37,7 +39,8 @@ MODELS = ("vae", "soft_intro")
 
 
 def fid(a: Tensor, b: Tensor) -> float:
-    """`frechet_distance` of features (n, 2048), (m, 2048): tr (C_a C_b)^½ is a sum of singular values, of few where n or m is."""
+    """`frechet_distance` of features (n, 2048), (m, 2048): tr (C_a C_b)^½ is a sum of singular
+    values, of few where n or m is."""
     a, b = a.double(), b.double()
     shift, centred = a.mean(0) - b.mean(0), [(x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b)]
     factors = [torch.linalg.qr(x, mode="r").R for x in centred]  # C = factor.T @ factor
@@ -47,7 +50,8 @@ def fid(a: Tensor, b: Tensor) -> float:
 
 
 def fids(a: Tensor, b: Tensor) -> dict[str, list[float]]:
-    """By sample count n: the FID of each pair of disjoint blocks of n images, as far as there are so many."""
+    """By sample count n: the FID of each pair of disjoint blocks of n images, as far as there are
+    so many."""
     least = min(len(a), len(b))
     blocks = {
         n: zip(a[:least].split(n), b[:least].split(n), strict=True) for n in COUNTS if n <= least
@@ -68,7 +72,8 @@ def jpeg(image: Image.Image, quality: int) -> Image.Image:
 
 
 def networks(weights: str) -> dict[str, FeatureNetwork]:
-    """Three forms of one network: in bfloat16, in float32, and in bfloat16 with the resize of TensorFlow 1."""
+    """Three forms of one network: in bfloat16, in float32, and in bfloat16 with the resize of
+    TensorFlow 1."""
     made = {
         name: FeatureNetwork("inception", inception(weights), 3, torch.device("cpu"), "bf16-mixed")
         for name in "abc"
@@ -167,7 +172,8 @@ def in_train_mode(model: Autoencoder, count: int) -> Tensor:
 
 
 def fixed_images() -> dict[str, Tensor]:
-    """Four digits that travel with the package and four images of CIFAR-10, all from the beginning of the test sets."""
+    """Four digits that travel with the package and four images of CIFAR-10, all from the beginning
+    of the test sets."""
     return {name: find_images(name)[1][:4] for name in ("mnist-subset", "cifar10")}
 
 

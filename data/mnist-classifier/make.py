@@ -1,8 +1,10 @@
-"""Train the small digit classifier whose features score generated digits: full MNIST, 8 epochs, about two minutes on a core.
+"""Train the small digit classifier whose features score generated digits: full MNIST, 8 epochs,
+about two minutes on a core.
 
 usage: OMP_NUM_THREADS=1 python data/mnist-classifier/make.py FOLDER_WITH_THE_ORIGINAL_GZ_FILES
-Writes mnist-classifier.safetensors, with the accuracy on the 10,000 test digits in its header, and SHA256SUMS. The seed
-fixes everything; another version of torch or another processor rounds differently and gives other weights of like accuracy.
+Writes mnist-classifier.safetensors, with the accuracy on the 10,000 test digits in its header, and
+SHA256SUMS. The seed fixes everything; another version of torch or another processor rounds
+differently and gives other weights of like accuracy.
 """
 
 import hashlib
@@ -24,7 +26,8 @@ SEED, EPOCHS, BATCH, RATE = 20220723, 8, 128, 3e-3
 
 
 def shifted(images: Tensor) -> Tensor:
-    """Images (B, 1, 28, 28), all moved by the same -2 to 2 pixels along either axis, black coming in."""
+    """Images (B, 1, 28, 28), all moved by the same -2 to 2 pixels along either axis, black coming
+    in."""
     down, right = torch.randint(0, 5, (2,)).tolist()
     return pad(images, (2, 2, 2, 2))[..., down : down + 28, right : right + 28]
 

@@ -1,4 +1,5 @@
-"""Draw the embedded subset of MNIST from the four original files: 6,000 training and 1,000 test digits, balanced.
+"""Draw the embedded subset of MNIST from the four original files: 6,000 training and 1,000 test
+digits, balanced.
 
 usage: python data/mnist-subset/make.py FOLDER_WITH_THE_ORIGINAL_GZ_FILES
 Deterministic: the same input gives files of the same SHA-256, which is written to SHA256SUMS.

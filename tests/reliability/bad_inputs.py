@@ -1,8 +1,10 @@
-"""Parameters that no run may begin with, drawn for every field of RunConfig from what the field itself says it takes.
+"""Parameters that no run may begin with, drawn for every field of RunConfig from what the field
+itself says it takes.
 
     python tests/reliability/bad_inputs.py 10000
 
-A new field is covered as soon as it exists; one without a range accepts a number that no run can use, and is reported.
+A new field is covered as soon as it exists; one without a range accepts a number that no run can
+use, and is reported.
 """
 
 import re
@@ -26,14 +28,16 @@ HUGE = st.sampled_from([10**30, -(10**30), 1e300, -1e300, 10**4000, 10**400])
 
 @dataclass(frozen=True)
 class Bad:
-    """Parameters, one of which is wrong in itself or besides the others; named: what the error has to name."""
+    """Parameters, one of which is wrong in itself or besides the others; named: what the error has
+    to name."""
 
     parameters: dict[str, Any]
     named: str
 
 
 def out_of_range(kind: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """Numbers outside the range that a field declares; for one that declares none, far from any that makes sense."""
+    """Numbers outside the range that a field declares; for one that declares none, far from any
+    that makes sense."""
     whole = kind["type"] == "integer"
     low, high = (
         kind.get("minimum", kind.get("exclusiveMinimum")),
@@ -173,7 +177,8 @@ def plain(value: Any) -> bool:
 
 
 def by_papermill(parameters: dict[str, Any]) -> RunConfig:
-    """As a training notebook takes them: papermill writes a cell, and the next one reads its variables."""
+    """As a training notebook takes them: papermill writes a cell, and the next one reads its
+    variables."""
     namespace: dict[str, Any] = {"In": [""], "Out": {}, "RunConfig": RunConfig}
     exec(PythonTranslator.codify(parameters), namespace)
     return RunConfig.from_namespace(namespace)
@@ -187,10 +192,12 @@ WAYS = {
 
 
 def complaint(bad: Bad, way: str) -> str | None:
-    """None if the parameters are refused in one line that names what is wrong, else what happened instead."""
+    """None if the parameters are refused in one line that names what is wrong, else what happened
+    instead."""
     if way == "papermill" and not all(map(plain, bad.parameters.values())):
         way = "namespace"
-    what = f"{way}, {', '.join(f'{name}={str(value)[:100]!r}' for name, value in bad.parameters.items())}"
+    given = ", ".join(f"{name}={str(value)[:100]!r}" for name, value in bad.parameters.items())
+    what = f"{way}, {given}"
     try:
         WAYS[way](bad.parameters)
     except ParameterError as error:
@@ -208,7 +215,8 @@ def complaint(bad: Bad, way: str) -> str | None:
 
 
 def run(n: int, random: int | None = None) -> tuple[int, list[str]]:
-    """Try n bad inputs; returns how many were tried, and a line for each that was not refused as it should be.
+    """Try n bad inputs; returns how many were tried, and a line for each that was not refused as it
+    should be.
 
     random: a seed for other inputs than those that are always the same.
     """

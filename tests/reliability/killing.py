@@ -1,6 +1,8 @@
-"""Runs in processes of their own, which are killed: by SIGKILL, at random moments and at every line of a save.
+"""Runs in processes of their own, which are killed: by SIGKILL, at random moments and at every line
+of a save.
 
-The processes are forked from one that has imported everything and computed nothing, so that one costs little.
+The processes are forked from one that has imported everything and computed nothing, so that one
+costs little.
 """
 
 import multiprocessing
@@ -68,7 +70,8 @@ def train_here(
     line: int = 0,
     group: dict[str, str] | None = None,
 ) -> None:
-    """In a process of its own: train; line: of the third save, to be killed there; group: the environment torchrun gives."""
+    """In a process of its own: train; line: of the third save, to be killed there; group: the
+    environment torchrun gives."""
     multiprocessing.set_start_method(
         "fork", force=True
     )  # for workers that decode, as in a program that nobody forked
@@ -90,7 +93,8 @@ def train_here(
 
 
 def kill_at(line: int) -> None:
-    """Kill this process before the given line, counted from 1, of its third save; where content is written, half of it is."""
+    """Kill this process before the given line, counted from 1, of its third save; where content is
+    written, half of it is."""
     seen = {"saves": 0, "lines": 0}
 
     def at_line(frame: Any, event: str, _: Any) -> Any:
@@ -132,7 +136,8 @@ def lines_of_a_save(folder: Path) -> int:
 
 
 class Forked:
-    """A run under way in a forked process; with devices=2 in two, or in those that `train` launches from the first.
+    """A run under way in a forked process; with devices=2 in two, or in those that `train` launches
+    from the first.
 
     line: of the third save, to be killed there.
     """
@@ -171,7 +176,8 @@ class Forked:
         return bool(wait([process.sentinel for process in self.processes], seconds))
 
     def kill(self, rank: int) -> bool:
-        """SIGKILL to one process, whose fellow is then ended as a launcher would; whether it was still alive."""
+        """SIGKILL to one process, whose fellow is then ended as a launcher would; whether it was
+        still alive."""
         self.processes[rank].kill()
         self.processes[rank].join()
         for process in self.processes:
@@ -180,7 +186,8 @@ class Forked:
         return self.processes[rank].exitcode == -signal.SIGKILL
 
     def wait_until_it_trains(self) -> None:
-        """Wait until the first process, or one that it has launched, has saved the first checkpoint of a new run."""
+        """Wait until the first process, or one that it has launched, has saved the first checkpoint
+        of a new run."""
         for _ in range(12_000):
             if Path(self.config.run_dir, checkpoint.CURRENT).exists():
                 return
@@ -195,7 +202,10 @@ class Forked:
             member.send_signal(number)
 
     def end(self) -> list[int | None]:
-        """Wait for the end; the exit statuses. What has not ended after ten minutes heard no signal, and is killed."""
+        """Wait for the end; the exit statuses.
+
+        What has not ended after ten minutes heard no signal, and is killed.
+        """
         for process in self.processes:
             process.join(600)
             process.kill()
@@ -211,7 +221,8 @@ def whole_run(config: RunConfig) -> float:
 
 
 def kill_at_random(config: RunConfig, kills: int, seconds: float, seed: int, tally: Tally) -> None:
-    """Train config, killed so many times, each after up to so many seconds, and resumed each time; at last left to its end."""
+    """Train config, killed so many times, each after up to so many seconds, and resumed each time;
+    at last left to its end."""
     chance, run_dir = random.Random(seed), Path(config.run_dir)
     killed = 0
     while killed < kills:
@@ -231,7 +242,8 @@ def kill_at_random(config: RunConfig, kills: int, seconds: float, seed: int, tal
 
 
 def kill_at_every_line(config: RunConfig, lines: int, tally: Tally) -> None:
-    """Train config, killed before each line of a save in turn, and resumed each time; at last left to its end."""
+    """Train config, killed before each line of a save in turn, and resumed each time; at last left
+    to its end."""
     reached = 0
     for line in range(1, lines + 1):
         forked = Forked(config, line)
@@ -273,7 +285,8 @@ def hold(run_dirs: list[str], held: Connection) -> None:
 
 
 def stop_while_decoding(config: RunConfig, held: Connection) -> None:
-    """In a process of its own: train on images decoded as they are needed, and stand still at the third batch."""
+    """In a process of its own: train on images decoded as they are needed, and stand still at the
+    third batch."""
     multiprocessing.set_start_method("fork", force=True)
     images.MEMORY_LIMIT = 0
     data = build_data(config)

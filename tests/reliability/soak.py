@@ -1,7 +1,10 @@
-"""A long run: does memory grow, do file handles stay open? Writes data/reliability/soak.json; `make soak` runs it.
+"""A long run: does memory grow, do file handles stay open?
 
-A tiny AS-IntroVAE on points for 200,000 iterations and one on images for 2,000, with logging, checkpoints, evaluation and the
-samples of the images. Resident memory and open files are noted at every checkpoint; the first fifth is warm-up.
+Writes data/reliability/soak.json; `make soak` runs it.
+
+A tiny AS-IntroVAE on points for 200,000 iterations and one on images for 2,000, with logging,
+checkpoints, evaluation and the samples of the images. Resident memory and open files are noted at
+every checkpoint; the first fifth is warm-up.
 """
 
 import argparse
@@ -33,7 +36,8 @@ IMAGES |= {"iterations": 2000, "log_every": 100, "checkpoint_every": 20}
 
 
 def may_grow(log_every: int) -> float:
-    """Bytes per iteration: a row of the history has up to 3,000, a tensor kept by mistake in each iteration takes hundreds."""
+    """Bytes per iteration: a row of the history has up to 3,000, a tensor kept by mistake in each
+    iteration takes hundreds."""
     return 40 + 3000 / log_every
 
 

@@ -1,4 +1,5 @@
-"""Data that disappear, break or change under a run: said in one line, nothing saved is lost, nothing false is recorded."""
+"""Data that disappear, break or change under a run: said in one line, nothing saved is lost,
+nothing false is recorded."""
 
 import functools
 import gzip
@@ -140,7 +141,8 @@ def test_a_folder_that_disappears_stops_the_run_and_it_goes_on_when_the_folder_i
         pytest.warns(UserWarning, match="cannot be read"),
         pytest.raises(
             ValueError,
-            match=r"^9 images in a row cannot be read, the first is .*\(No such file [^\n]+\)[^\n]*checkpoint$",
+            match=r"^9 images in a row cannot be read, the first is .*\(No such file "
+            r"[^\n]+\)[^\n]*checkpoint$",
         ),
     ):
         trained(run, lambda: pictures.rename(tmp_path / "elsewhere"))
@@ -209,7 +211,10 @@ def test_a_decoding_process_that_is_killed_stops_the_run_in_one_line(pictures, t
         worker.send_signal(signal.SIGKILL)
 
     # torch's own line where its signal handler is faster than the next batch.
-    said = r"^(workers=1: one that decodes images ended \([^\n]+last checkpoint[^\n]+|DataLoader worker [^\n]+ killed by [^\n]+)$"
+    said = (
+        r"^(workers=1: one that decodes images ended \([^\n]+last checkpoint[^\n]+|DataLoader "
+        r"worker [^\n]+ killed by [^\n]+)$"
+    )
     with pytest.raises(RuntimeError, match=said):
         trained(run, kill, at=9)
     assert saved(run) >= 9
@@ -225,9 +230,10 @@ def test_a_decoding_process_that_is_killed_stops_the_run_in_one_line(pictures, t
         ConnectionResetError(104, "reset"),
     ],
 )
-def test_however_a_decoding_process_ends_the_parameter_is_named_and_the_next_batch_comes_from_a_new_one(
+def test_after_any_end_of_a_decoding_process_the_next_batch_comes_from_a_new_one(
     error, pictures, tmp_path
 ):
+    """The error names the parameter."""
     data = build_data(config(pictures, tmp_path))
     first, second = data.batch(0), data.batch(1)
 
@@ -247,7 +253,8 @@ def test_however_a_decoding_process_ends_the_parameter_is_named_and_the_next_bat
 
 
 def test_what_nobody_counted_is_recorded_as_unknown(pictures, tmp_path):
-    """Each process knows what it met since it began: not the whole of a resumed run, nor of one in several processes."""
+    """Each process knows what it met since it began: not the whole of a resumed run, nor of one in
+    several processes."""
     run = config(pictures, tmp_path / "run")
     result, network, data = trained(run)
     assert data.skipped_images == 0
@@ -293,7 +300,8 @@ def test_a_run_goes_on_wherever_its_images_lie_and_not_with_others(pictures, tmp
     save(tmp_path / "other" / "a" / "01.JPG", 77)
     with pytest.raises(
         ParameterError,
-        match=r"^data_dir='[^\n]+other' holds other data than run_dir='[^\n]+run' was begun with; [^\n]+$",
+        match=r"^data_dir='[^\n]+other' holds other data than run_dir='[^\n]+run' was begun with; "
+        r"[^\n]+$",
     ):
         trained(config(tmp_path / "other", tmp_path / "run"))
     assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == before
@@ -410,7 +418,8 @@ def digits(root, **parameters):
     ],
 )
 def test_a_download_with_a_wrong_checksum_is_refused_and_never_used(harm, mirror, tmp_path):
-    """Truncated on the way, or other images altogether; fetched again, it replaces what was wrong and nothing else."""
+    """Truncated on the way, or other images altogether; fetched again, it replaces what was wrong
+    and nothing else."""
     good, bad = (mirror / name for name in sources.MNIST_FILES)
     content, root = bad.read_bytes(), tmp_path / "data"
     bad.write_bytes(harm(content))
@@ -423,7 +432,8 @@ def test_a_download_with_a_wrong_checksum_is_refused_and_never_used(harm, mirror
     assert (raw / good.name).read_bytes() == good.read_bytes()
     with pytest.raises(
         ValueError,
-        match=rf"{bad.name} (is not a whole IDX file|does not hold the images of MNIST).*; delete it",
+        match=rf"{bad.name} (is not a whole IDX file|does not hold the images of MNIST).*; delete "
+        r"it",
     ):
         digits(root)
     bad.write_bytes(content)
@@ -498,7 +508,10 @@ def test_unpacked_files_are_read_as_torchvision_reads_them(mirror, tmp_path):
 def test_the_folder_of_mnist_itself_is_named_with_the_right_one(below, mirror, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(mirror, root / "MNIST" / "raw")
-    message = rf"'{root / below}' is within the data set; set data_dir='{root}', the folder that holds MNIST/raw/$"
+    message = (
+        rf"'{root / below}' is within the data set; set data_dir='{root}', the folder that holds "
+        r"MNIST/raw/$"
+    )
     with pytest.raises(FileNotFoundError, match=message):
         digits(root / below)
 

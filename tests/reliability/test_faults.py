@@ -1,5 +1,7 @@
-"""Faults of disks, files, memory, numbers and clocks: one clear line, and nothing that was saved is lost."""
+"""Faults of disks, files, memory, numbers and clocks: one clear line, and nothing that was saved is
+lost."""
 
+import ast
 import io
 import json
 import os
@@ -100,7 +102,10 @@ def test_a_full_disk_leaves_both_generations(tmp_path, how, reason):
     with full(folder, how) as (fill, empty):
         with pytest.raises(OSError, match=reason) as caught:
             run(config, data=At(data, 23, fill))
-        said = f"{reason}; what was saved before is kept, and the same command goes on from it: '{folder / CURRENT}'"
+        said = (
+            f"{reason}; what was saved before is kept, and the same command goes on from it: "
+            f"'{folder / CURRENT}'"
+        )
         assert str(caught.value) == f"[Errno {caught.value.errno}] {said}"
         empty()
         assert not list(folder.glob("*.tmp"))
@@ -131,7 +136,8 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_training(tmp_path,
         config = tiny_config(tmp_path / run_dir)
         with pytest.raises(
             ParameterError,
-            match=rf"^run_dir='{config.run_dir}': '{tmp_path}/file' is a file, a run needs a folder",
+            match=rf"^run_dir='{config.run_dir}': '{tmp_path}/file' is a file, a run needs a "
+            r"folder",
         ):
             run(config)
     with mounted(tmp_path / "mount"):
@@ -284,17 +290,19 @@ def malicious_archive():
 
 
 def test_nothing_in_the_package_reads_or_writes_pickles():
-    """But for the weights of the Inception network, which are published in no other format: read as tensors alone."""
+    """But for the weights of the Inception network, which are published in no other format: read as
+    tensors alone."""
     words = re.compile(
         r"pickle\.\w*(?:load|dump|Pickler)\w*|torch\.save|torch\.load\([^)]*\)|allow_pickle=True|joblib|dill|shelve"
     )
     texts = {
-        path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")
+        path.relative_to(PACKAGE).as_posix(): ast.unparse(ast.parse(path.read_text()))
+        for path in PACKAGE.rglob("*.py")
     }
     assert len(texts) > 20
     found = {name: words.findall(text) for name, text in texts.items() if words.search(text)}
     assert found == {
-        "evaluation/features.py": ['torch.load(weights, map_location="cpu", weights_only=True)']
+        "evaluation/features.py": ["torch.load(weights, map_location='cpu', weights_only=True)"]
     }
     imports = [
         name for name, text in texts.items() if re.search(r"(?m)^\s*(import|from) c?pickle", text)
@@ -303,7 +311,7 @@ def test_nothing_in_the_package_reads_or_writes_pickles():
 
 
 class Spoilt:
-    """An objective of which one term, or the loss, of one phase has another value at one iteration."""
+    """An objective; one term, or the loss, of one phase has another value at one iteration."""
 
     def __init__(self, objective, phase, term, value, at):
         self.objective, self.phase, self.term, self.value, self.at = (
@@ -377,7 +385,8 @@ def test_a_batch_that_does_not_fit_names_the_way_out(tmp_path, monkeypatch, ense
         lambda loop, *given: out_of_memory() if given[-1] == 13 / 20 else step(loop, *given),
     )
     said = (
-        "batch_size=32 with precision='32-true' does not fit (CUDA out of memory. Tried to allocate 2.00 GiB.); lower batch_size "
+        "batch_size=32 with precision='32-true' does not fit (CUDA out of memory. Tried to "
+        "allocate 2.00 GiB.); lower batch_size "
         "or use precision='bf16-mixed', in another run_dir, or more devices, also in this one"
     )
     with pytest.raises(torch.OutOfMemoryError, match=rf"^{re.escape(said)}$"):

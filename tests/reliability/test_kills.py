@@ -1,4 +1,5 @@
-"""A run that is killed, or asked to end, at any moment ends like one that was left alone: to the bit, on a CPU."""
+"""A run that is killed, or asked to end, at any moment ends like one that was left alone: to the
+bit, on a CPU."""
 
 import json
 import re
@@ -37,7 +38,10 @@ each_signal = pytest.mark.parametrize(("number", "error"), SIGNALS, ids=["SIGINT
 
 def way_out(number, run_dir, more=""):
     """What is said of a run that was asked to end."""
-    text = f"{number.name}: stopped; run_dir='{run_dir}'{more} has the checkpoint, from which the same command goes on"
+    text = (
+        f"{number.name}: stopped; run_dir='{run_dir}'{more} has the checkpoint, from which the "
+        "same command goes on"
+    )
     return re.escape(text)
 
 
@@ -94,7 +98,8 @@ def test_a_signal_from_outside_saves_first(tmp_path, number, devices):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_all_processes_of_a_run_saves_first(tmp_path, number):
-    """As a batch system or a terminal sends it: also to those that decode images, which the run still needs."""
+    """As a batch system or a terminal sends it: also to those that decode images, which the run
+    still needs."""
     for i in range(40):
         save(tmp_path / "images" / f"{i:02d}.png", 5 * i)
     small = {
@@ -124,19 +129,22 @@ def test_a_signal_to_all_processes_of_a_run_saves_first(tmp_path, number):
 HOLDING = """
 from torch.utils.data import DataLoader
 from asintrovae.data.image_files import leave_signals_to_the_run
-held = [iter(DataLoader(range(10**9), None, num_workers=2, worker_init_fn=leave_signals_to_the_run))]
+started = {"num_workers": 2, "worker_init_fn": leave_signals_to_the_run}
+held = [iter(DataLoader(range(10**9), None, **started))]
 held.append(held)
 next(held[0])
 """
 
 
 def test_a_program_that_still_holds_processes_that_load_data_ends():
-    """multiprocessing tells them to end, and waits: a process that hears no signal at all would be waited for for ever."""
+    """multiprocessing tells them to end, and waits: a process that hears no signal at all would be
+    waited for for ever."""
     assert subprocess.run([sys.executable, "-c", HOLDING], timeout=100).returncode == 0
 
 
 def test_processes_that_train_launches_are_ended_in_order(tmp_path):
-    """In one run one of them dies, and the caller says so in one line; in another the caller is asked to end."""
+    """In one run one of them dies, and the caller says so in one line; in another the caller is
+    asked to end."""
     small = {"devices": 2, "iterations": 10**6, "checkpoint_every": 10**6, "log_every": 10**6}
     config = config_of(tmp_path / "dies", **small)
     forked = Forked(config, launched=True)
@@ -150,7 +158,10 @@ def test_processes_that_train_launches_are_ended_in_order(tmp_path):
     assert len(workers) == 2
     workers[1].kill()
     assert forked.end() == [1]
-    line = f"RuntimeError: devices=2: a process failed; run_dir='{config.run_dir}' keeps the last checkpoint, from which"
+    line = (
+        f"RuntimeError: devices=2: a process failed; run_dir='{config.run_dir}' keeps the last "
+        "checkpoint, from which"
+    )
     assert line in (tmp_path / "dies.log").read_text()
     assert not psutil.wait_procs(family, timeout=60)[1]
     config = config_of(tmp_path / "told", **small)
@@ -238,7 +249,8 @@ def test_a_repeated_request_does_not_end_the_run_before_it_has_saved(
 
 
 def test_a_run_of_images_saved_at_once_ends_like_one_that_was_left_alone(tmp_path, before):
-    """Its checkpoint lacks the statistics of BatchNorm and the sheet of samples; resuming adds them."""
+    """Its checkpoint lacks the statistics of BatchNorm and the sheet of samples; resuming adds
+    them."""
     images = {
         "dataset": "mnist-subset",
         "widths": [2, 2],

@@ -25,7 +25,10 @@ def run(config, data=None):
 
 
 def refusal(run_dir, pid):
-    text = f"run_dir='{run_dir}' is being trained by process {pid} on {socket.gethostname()}; wait for its end, or choose another"
+    text = (
+        f"run_dir='{run_dir}' is being trained by process {pid} on {socket.gethostname()}; wait "
+        "for its end, or choose another"
+    )
     return rf"^{re.escape(text)} run_dir$"
 
 

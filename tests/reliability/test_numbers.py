@@ -1,4 +1,5 @@
-"""Bad numbers: the AS-Distance, its kernels and the encoder's log-variance at the ends of their range, and beyond."""
+"""Bad numbers: the AS-Distance, its kernels and the encoder's log-variance at the ends of their
+range, and beyond."""
 
 import itertools
 import math
@@ -26,7 +27,7 @@ def limit(dtype):
 
 
 def extreme(generator, count, n, dtype):
-    """Means of up to 1e4, some of them close together, and variances of 1e-12 to 1e12; (count, n)."""
+    """Means of up to 1e4, some of them close together, and variances 1e-12 to 1e12; (count, n)."""
     size, near = torch.rand(2, generator=generator, dtype=torch.float64)
     mean = 10 ** (8 * size - 4) * torch.randn(
         count, n, generator=generator, dtype=torch.float64
@@ -37,7 +38,8 @@ def extreme(generator, count, n, dtype):
 
 
 def exact_log_axis(mu_a, var_a, mu_b, var_b, weight):
-    """Log of ∫ w q q' of one axis by the covariance of the two means, which is not how the package writes it."""
+    """Log of ∫ w q q' of one axis by the covariance of the two means, which is not how the package
+    writes it."""
     if weight == "lebesgue":
         s = var_a + var_b
         return -((mu_a - mu_b) ** 2 / s + mpmath.log(2 * mpmath.pi * s)) / 2
@@ -69,7 +71,7 @@ def rounded(examples, eps):
 
 
 def pair_weights(N, M, estimator):
-    """Weight of k(x_i, x_j) in D for each pair of the N + M examples, as a list of (i, j, weight)."""
+    """Weight of k(x_i, x_j) in D for each pair of the N + M examples: a list of (i, j, weight)."""
     for i, j in itertools.product(range(N + M), repeat=2):
         if (i < N) != (j < N):
             yield i, j, -mpmath.mpf(1) / (N * M)
@@ -90,7 +92,8 @@ def draws(count, sizes):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_distance_is_that_of_arbitrary_precision(dtype):
-    """As near as rounding lets it be: of the exponent, which is a sum over the axes, and with the prior of the means."""
+    """As near as rounding lets it be: of the exponent, which is a sum over the axes, and with the
+    prior of the means."""
     eps, seen = torch.finfo(dtype).eps, []
     for case, kernel, estimator, generator, N, M, n in draws(48, (1, 2, 5, 24)):
         r, g = extreme(generator, N, n, dtype), extreme(generator, M, n, dtype)
@@ -186,7 +189,7 @@ EXTREMES = [(0.0, 1.0), (0.0, 1e-12), (0.0, 1e12), (1e4, 1e-12), (1e4, 1.0), (1e
 
 
 def corner(B, n, dtype, mean, var):
-    """Two batches of which the second sits at the extreme and the first between it and the prior."""
+    """Two batches; the second sits at the extreme, the first between it and the prior."""
     generator = torch.Generator().manual_seed(7)
     noise = torch.randn(B, n, generator=generator)
     r = noise * mean / 2, torch.full((B, n), math.sqrt(var))
@@ -216,7 +219,10 @@ def test_values_and_gradients_stay_finite(kernel, dtype, n):
 
 
 def test_product_is_held_at_its_limit_with_no_slope_there():
-    """The integral is 1e5600 or so: no float holds it. Far pairs of the same batch are as they were."""
+    """The integral is 1e5600 or so: no float holds it.
+
+    Far pairs of the same batch are as they were.
+    """
     for dtype in (torch.float32, torch.float64):
         inputs = corner(3, 1024, dtype, 1e4, 1e-12)
         distance = as_distance(*inputs, "product")
@@ -269,7 +275,8 @@ def test_nan_in_is_nan_out(kernel, which):
 
 
 def test_bound_of_the_log_variance_alters_nothing_within(tmp_path):
-    """Values and gradients of a loss, bit for bit, are those without it; at the ends of the range too."""
+    """Values and gradients of a loss, bit for bit, are those without it; at the ends of the range
+    too."""
     _, model, _ = build(tiny_config(tmp_path, model="vae"))
     x = torch.randn(32, 2)
     head = model.encoder[-1].linear
@@ -292,7 +299,8 @@ def test_bound_of_the_log_variance_alters_nothing_within(tmp_path):
 
 
 def test_an_encoder_beyond_the_bound_comes_back():
-    """Descent on the KL divergence of a log-variance that starts outside; a plain clamp stays there for ever."""
+    """Descent on the KL divergence of a log-variance that starts outside; a plain clamp stays there
+    for ever."""
     ends = {}
     for name, clamp in (("bounded", bounded), ("clamp", torch.clamp)):
         raw = torch.tensor([[-30.0, -21.0, 21.0, 30.0]], requires_grad=True)

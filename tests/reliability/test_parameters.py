@@ -1,4 +1,5 @@
-"""No parameter and no file of parameters can hurt: it is refused in one line, or the run it describes can be made."""
+"""No parameter and no file of parameters can hurt: it is refused in one line, or the run it
+describes can be made."""
 
 import ast
 import os
@@ -164,7 +165,7 @@ def pictures(tmp_path_factory):
 
 
 def use(parameters, run_dir):
-    """Make the run, or be told in one line before it begins that it cannot be made; whether it was."""
+    """Return whether the run was made; else one line said before it began that it cannot be."""
     refused = None
     try:
         config = RunConfig(**parameters, device="cpu", run_dir=str(run_dir))
@@ -220,7 +221,8 @@ def test_what_is_accepted_trains_on_images(model, tmp_path, pictures):
 
 
 def bounds():
-    """The least and the greatest value of every number, with what else it needs; those that only say how long are left out."""
+    """The least and the greatest value of every number, with what else it needs; those that only
+    say how long are left out."""
     for name, kind in FIELDS.items():
         kind = next((option for option in kind.get("anyOf", []) if option["type"] != "null"), kind)
         if kind["type"] not in ("integer", "number") or name in ("iterations", "threads"):
@@ -354,7 +356,7 @@ def test_one_image_at_a_time_needs_something_to_normalise(pictures):
 
 @contextmanager
 def within(seconds):
-    """Fail, rather than hang, where the work goes on and on; the limit is far above what it takes."""
+    """Fail, rather than hang, where the work goes on and on; the limit is far above its time."""
 
     def stop(*_):
         raise AssertionError(f"still at work after {seconds} s")
@@ -422,7 +424,8 @@ def test_no_yaml_file_can_name_code(tag, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("place", ["fixed", "axes"])
 def test_a_name_of_a_grid_cannot_be_code(place, tmp_path, monkeypatch):
-    """papermill writes names into the notebook as they are, so those of a grid are looked at before."""
+    """papermill writes names into the notebook as they are, so those of a grid are looked at
+    before."""
     monkeypatch.chdir(tmp_path)
     code = "seed = open('PROOF', 'w')  #"
     parameters = {code: 1}

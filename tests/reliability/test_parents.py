@@ -1,4 +1,6 @@
-"""A batch system signals the program it has started: papermill, a sweep, a Dask worker. Its runs save.
+"""A batch system signals the program it has started: papermill, a sweep, a Dask worker.
+
+Its runs save.
 
 Each test starts all its programs before it ends the first, since most of their time is imports.
 """

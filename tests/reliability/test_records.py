@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from book_tools import tool
 from conftest import ROOT
 from soak import IMAGES, POINTS, may_grow
-from test_appendices import appendices
 
+appendices = tool("appendices")
 RECORDS = ROOT / "data" / "reliability"
 
 

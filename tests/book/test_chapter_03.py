@@ -1,0 +1,83 @@
+"""Numbers of the chapter on Soft-IntroVAE, by means that share nothing with it: scipy, and random
+deviations."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import optimize, special
+
+from asintrovae import SoftIntroVAE
+from asintrovae.theory.networks import mlp_autoencoder
+from asintrovae.theory.objectives import Noise
+
+PI = np.array([0.4, 0.25, 0.2, 0.1, 0.05])
+
+
+def minimiser(gamma):
+    """argmin KL(pi || p) + gamma H(p) on the simplex, best of several starts."""
+
+    def objective(u):
+        p = special.softmax(u)
+        return special.rel_entr(PI, p).sum() + gamma * special.entr(p).sum()
+
+    starts = np.random.default_rng(0).normal(size=(8, 5))
+    runs = [optimize.minimize(objective, u, tol=1e-12) for u in starts]
+    return special.softmax(min(runs, key=lambda run: run.fun).x)
+
+
+@pytest.mark.parametrize("gamma", [0.25, 0.5, 1.0])
+def test_soft_fixed_point_minimises_kl_plus_entropy(gamma):
+    p = minimiser(gamma)
+    np.testing.assert_allclose(p, PI / (1 - gamma * (special.entr(p).sum() + np.log(p))), atol=1e-5)
+    assert special.entr(p).sum() < special.entr(PI).sum()
+
+
+def elbo(d, q):
+    """W(x) of tables d (z, x) and q (x, z), uniform prior."""
+    return (q * (np.log(d.T / len(d)) - np.log(q))).sum(1)
+
+
+@pytest.mark.parametrize(("gamma", "alpha"), [(0.25, 2.0), (0.5, 2.0), (1.0, 8.0)])
+def test_nobody_gains_by_leaving_the_soft_equilibrium(gamma, alpha):
+    rng = np.random.default_rng(1)
+    p_star = minimiser(gamma)
+    assert (p_star ** (alpha + 1) <= PI).all()
+    d = rng.dirichlet(np.ones(5), size=5)
+    while abs(d.mean(0) - p_star).max() > 1e-12:  # a decoder with marginal p*, not a collapsed one
+        d *= p_star / d.mean(0)
+        d /= d.sum(1, keepdims=True)
+    q = (d / d.sum(0)).T
+    np.testing.assert_allclose(elbo(d, q), np.log(p_star), atol=1e-9)
+
+    def encoder_payoff(q):
+        return PI @ elbo(d, q) - d.mean(0) @ np.exp(alpha * elbo(d, q)) / alpha
+
+    def decoder_payoff(d):
+        return (PI + gamma * d.mean(0)) @ elbo(d, q)
+
+    for step in 10.0 ** rng.uniform(-4, 1, size=500):
+        other_q = special.softmax(np.log(q) + step * rng.normal(size=q.shape), axis=1)
+        other_d = special.softmax(np.log(d) + step * rng.normal(size=d.shape), axis=1)
+        assert encoder_payoff(other_q) <= encoder_payoff(q) + 1e-9
+        assert decoder_payoff(other_d) <= decoder_payoff(d) + 1e-9
+
+
+def test_padding_with_zeros_is_a_smaller_alpha(generator):
+    """kappa is a factor of the loss and a choice of alpha."""
+    torch.manual_seed(1)
+    model = mlp_autoencoder(2, 2, (8,)).double()
+    x = torch.randn(6, 2, generator=generator).double()
+    noise = Noise(*(t.double() for t in Noise.draw(6, 2, generator)))
+
+    class Padded:
+        def encode(self, x):
+            return model.encode(x[:, :2])
+
+        def decode(self, z):
+            return torch.nn.functional.pad(model.decode(z), (0, 2))
+
+    padded = SoftIntroVAE(0.7, 1.3, 0.4, 2.0).encoder_loss(
+        Padded(), torch.nn.functional.pad(x, (0, 2)), noise, 0.0
+    )[0]
+    plain = SoftIntroVAE(0.7, 1.3, 0.4, 1.0).encoder_loss(model, x, noise, 0.0)[0]
+    torch.testing.assert_close(padded, plain / 2)

@@ -1,0 +1,652 @@
+"""The widgets, each alone on a page without server or network: what they compute, and how they are
+driven."""
+
+import json
+import math
+import re
+import shutil
+
+import pytest
+import torch
+from conftest import ROOT
+from ipywidgets.embed import embed_data
+from traitlets import TraitError
+
+from asintrovae import (
+    ASIntroVAE,
+    Gaussian,
+    IntroVAE,
+    annealing_weight,
+    as_distance,
+    expected_likelihood_kernel,
+)
+from asintrovae.figures.widgets import (
+    AnnealingExplorer,
+    KernelExplorer,
+    MarginGame,
+    TrainingPlayer,
+    load_film,
+)
+from asintrovae.files import embedded
+from asintrovae.theory.distance import KERNELS
+from asintrovae.theory.objectives import Noise
+
+CHROMIUM = shutil.which("chromium")
+FOLDERS = {
+    label: embedded(f"runs/training_frames/{label}-0")
+    for label in ("vae", "intro", "soft_intro", "as_intro")
+}
+WIDGETS = {
+    "kernel-explorer": KernelExplorer,
+    "margin-game": MarginGame,
+    "annealing-explorer": lambda **values: AnnealingExplorer(FOLDERS["as_intro"], **values),
+    "training-player": lambda **values: TrainingPlayer(FOLDERS, **values),
+}
+each_widget = pytest.mark.parametrize("kind", WIDGETS)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine: `make browser` installs it where it may")
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+def page_of(widget, style="", times=1):
+    """What a built page holds of a notebook with this widget: its state, its places, and the script
+    that mounts it."""
+    found = embed_data(views=[widget], drop_defaults=False)
+    state, view = (
+        json.dumps(part).replace("</", "<\\/")
+        for part in (found["manager_state"], found["view_specs"][0])
+    )
+    script = (ROOT / "book" / "static" / "static_widgets.js").read_text()
+    kind = "application/vnd.jupyter.widget-"
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>widget</title><style>figure {{ margin: 0 }} {style}</style>"
+        f'<script type="{kind}state+json">{state}</script>'
+        + times * f'<figure><script type="{kind}view+json">{view}</script></figure>'
+        + f"<script>{script}</script></html>"
+    )
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """Function that opens a widget as a file and returns its page; nothing may go wrong on it or be
+    asked for from elsewhere."""
+    wrong, pages = [], []
+
+    def open_page(kind, style="", times=1, width=760, reduced_motion="no-preference", **values):
+        widget = WIDGETS[kind](**values)
+        file = tmp_path / f"{kind}.html"
+        file.write_text(page_of(widget, style, times), encoding="utf-8")
+        page = browser.new_page(
+            viewport={"width": width, "height": 900}, reduced_motion=reduced_motion
+        )
+        page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on(
+            "request",
+            lambda r: (
+                None if r.url.startswith((file.as_uri(), "blob:", "data:")) else wrong.append(r.url)
+            ),
+        )
+        page.goto(file.as_uri())
+        page.wait_for_function(f"document.querySelectorAll('.{kind} table').length === {times}")
+        pages.append(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert wrong == []
+
+
+def call(page, kind, function, *calls):
+    """What a function that the widget's module exports returns in the browser, to the last bit, for
+    each list of arguments."""
+    code = """async ([text, name, calls]) => {
+        const blob = new Blob([text], { type: "text/javascript" });
+        const module = await import(URL.createObjectURL(blob));
+        return calls.map((given) => module[name](...given));
+    }"""
+    return page.evaluate(code, [str(WIDGETS[kind]()._esm), function, list(calls)])
+
+
+def cells(page):
+    """Texts of the table's rows, without their heads."""
+    return [row.locator("td").all_inner_texts() for row in page.locator("tbody tr").all()]
+
+
+def log10(text):
+    """Decimal logarithm of a number above 0 as the widgets write it."""
+    mantissa, _, exponent = text.partition(" × 10")
+    return math.log10(float(mantissa)) + int(
+        exponent.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")) or 0
+    )
+
+
+def number(text):
+    return (
+        0.0
+        if text == "0"
+        else math.copysign(10 ** log10(text.removeprefix("−")), -1 if text.startswith("−") else 1)
+    )
+
+
+def press(page, name, key, times=1):
+    """Keys on the slider of this name."""
+    page.locator(f"input[name={name}]").focus()
+    for _ in range(times):
+        page.keyboard.press(key)
+
+
+DIGITS = 6e-4  # relative: four digits are shown
+
+# --- kernel explorer
+
+STATES = [
+    {},
+    {
+        "mu_a": (0.3, -2.0),
+        "var_a": (2.0, 0.35),
+        "mu_b": (0.3, -2.0),
+        "var_b": (2.0, 0.35),
+        "n": 8,
+    },  # equal
+    {
+        "mu_a": (-3.0, -3.0),
+        "var_a": (0.05, 0.05),
+        "mu_b": (3.0, 3.0),
+        "var_b": (0.05, 0.05),
+        "n": 256,
+    },  # no overlap
+    {"mu_a": (-3.0, 3.0), "var_a": (4.0, 4.0), "mu_b": (3.0, 3.0), "var_b": (0.05, 4.0), "n": 40},
+    {"mu_a": (1.0, 1.0), "var_a": (0.05, 0.05), "mu_b": (1.05, 1.0), "var_b": (0.05, 0.05), "n": 2},
+    {"mu_a": (3.0, 3.0), "var_a": (4.0, 4.0), "mu_b": (-3.0, -3.0), "var_b": (4.0, 4.0), "n": 128},
+]
+
+
+def posteriors(widget):
+    """Means and variances (1, n) of a and b, over all latent axes."""
+    pairs = (widget.mu_a, widget.var_a, widget.mu_b, widget.var_b)
+    return [torch.tensor([pair], dtype=torch.float64).repeat(1, widget.n // 2) for pair in pairs]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_kernels_are_those_of_the_package(show, state):
+    """Logarithms to 1e-12, D to 1e-9 where float64 holds it; what is shown to its four digits."""
+    widget = KernelExplorer(**state)
+    page = show("kernel-explorer", **state)
+    traits = {name: getattr(widget, name) for name in ("mu_a", "var_a", "mu_b", "var_b", "n")}
+    (found,) = call(page, "kernel-explorer", "kernels", [traits])
+    a_mean, a_var, b_mean, b_var = posteriors(widget)
+    a, b = (a_mean, a_var), (b_mean, b_var)
+    for shown, (kernel, (weight, reduction)) in zip(cells(page), KERNELS.items(), strict=True):
+        pairs = ((*a, *b), (*a, *a), (*b, *b))
+        logs = [
+            expected_likelihood_kernel(*pair, weight, reduction, log=True).item() for pair in pairs
+        ]
+        assert found[kernel][:3] == pytest.approx(logs, rel=1e-12)
+        assert [log10(text) for text in shown[:3]] == pytest.approx(
+            [log / math.log(10) for log in logs], abs=DIGITS
+        )
+        distance, log_distance = as_distance(*a, *b, kernel).item(), found[kernel][3]
+        assert (shown[3] == "0") == (log_distance == -math.inf)
+        if 1e-290 < distance < math.inf:
+            assert math.exp(log_distance) == pytest.approx(distance, rel=1e-9)
+            assert log10(shown[3]) == pytest.approx(math.log10(distance), abs=DIGITS)
+        elif widget.mu_a == widget.mu_b:
+            assert log_distance == -math.inf
+        else:  # beyond float64, where one of the three terms is all that counts
+            assert max(logs[1:]) > logs[0] + 50
+            assert log_distance == pytest.approx(
+                torch.tensor(logs[1:], dtype=torch.float64).logsumexp(0).item(), rel=1e-12
+            )
+
+
+def test_the_text_around_the_kernel_explorer(show):
+    page = show("kernel-explorer")
+    mean, before = cells(page)[0], cells(page)
+    assert before[1][0].startswith("0.0200")
+    page.locator("input[name=n]").fill("128")
+    assert -109 < log10(cells(page)[1][0]) < -108
+    assert cells(page)[0] == mean
+    page.locator("input[name=n]").fill("2")
+    for name in ("mu_a1", "mu_b1"):  # both away from the origin
+        press(page, name, "ArrowRight", 40)
+    assert cells(page)[1] == before[1]
+    assert all(
+        log10(now) < log10(then) for now, then in zip(cells(page)[2], before[2], strict=True)
+    )
+    for name in ("var_a0", "var_a1", "var_b0", "var_b1"):
+        press(page, name, "Home")
+    assert number(cells(page)[1][1]) > 1 > number(before[1][1])
+
+
+def middle(page, selector):
+    box = page.locator(selector).bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def drag(page, selector, right, up):
+    """Drag an element's middle by lengths of the plane."""
+    unit = page.locator(".kernel-explorer svg").bounding_box()["width"] / 11.2
+    x, y = middle(page, selector)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + right * unit / 2, y - up * unit / 2)
+    page.mouse.move(x + right * unit, y - up * unit)
+    page.mouse.up()
+    page.mouse.move(x, y)  # nothing follows once the button is up
+
+
+def values(page, *names):
+    return [float(page.locator(f"input[name={name}]").input_value()) for name in names]
+
+
+def test_posteriors_are_dragged_and_stretched(show):
+    page = show("kernel-explorer", mu_a=(-1.0, 0.0), var_a=(1.0, 0.25), mu_b=(2.0, 0.0))
+    drag(page, ".handle-a-move", 0.5, -1.0)
+    assert values(page, "mu_a0", "mu_a1", "var_a0", "var_a1") == [-0.5, -1.0, 1.0, 0.25]
+    drag(page, ".body-a", -0.5, 0.5)
+    assert values(page, "mu_a0", "mu_a1") == [-1.0, -0.5]
+    drag(page, ".handle-a-0", 0.5, 2.0)  # only along its own axis: σ₁ from 1 to 1.5
+    drag(page, ".handle-b-1", 0.0, 9.0)  # out of the picture: λ₂ ends at its largest
+    assert values(page, "var_a0", "var_a1", "var_b1") == [2.25, 0.25, 4.0]
+    drag(page, ".handle-a-1", 0.0, -5.0)
+    assert values(page, "var_a1", "mu_a0", "mu_a1") == [0.05, -1.0, -0.5]
+    shown = cells(page)
+    a, b = (
+        KernelExplorer(mu_a=(-1.0, -0.5), var_a=(2.25, 0.05)),
+        KernelExplorer(mu_b=(2.0, 0.0), var_b=(1.0, 4.0)),
+    )
+    clouds = (*posteriors(a)[:2], *posteriors(b)[2:])
+    for row, kernel in zip(shown, KERNELS, strict=True):
+        assert number(row[3]) == pytest.approx(as_distance(*clouds, kernel).item(), rel=DIGITS)
+
+
+# --- the two games, against the package's own losses
+
+
+class Judged:
+    """A model whose encoder answers with given energies, first for real images, then for both
+    fakes; R is 0."""
+
+    def __init__(self, *energies):
+        self.energies = list(energies)
+
+    def encode(self, x):
+        energy = self.energies.pop(0)
+        mean = torch.stack([(2 * energy).sqrt(), torch.zeros_like(energy)])[None]
+        return Gaussian(mean, torch.zeros_like(mean))
+
+    def decode(self, z):
+        return torch.zeros(1, 2, dtype=torch.float64)
+
+
+def leaf(number):
+    return torch.tensor(number, dtype=torch.float64, requires_grad=True)
+
+
+X, NOISE = (
+    torch.zeros(1, 2, dtype=torch.float64),
+    Noise(*torch.zeros(4, 1, 2, dtype=torch.float64), torch.zeros(1)),
+)
+
+
+def slope(loss, of):
+    (found,) = torch.autograd.grad(loss, of, allow_unused=True, retain_graph=True)
+    return 0.0 if found is None else found.item()
+
+
+GAMES = [
+    {},
+    {"kl_fake": 3.1},
+    {"margin": 12.0, "kl_real": 12.0, "kl_fake": 0.1, "beta_neg": 1.0},
+    {"margin": 0.0, "kl_fake": 12.0, "kl_real": 0.1, "beta_neg": 0.0},
+    {"tied": True, "kl_fake": 2.5},
+    {"tied": True, "kl_fake": 7.0, "beta_neg": 0.1},
+]
+
+
+@pytest.mark.parametrize("state", GAMES)
+def test_the_margin_game_is_the_loss_of_the_package(show, state):
+    widget, page = MarginGame(**state), show("margin-game", **state)
+    fake = leaf(widget.kl_fake)
+    real = fake if widget.tied else leaf(widget.kl_real)
+    objective = IntroVAE(beta_kl=widget.beta_kl, beta_neg=widget.beta_neg, margin=widget.margin)
+    traits = {
+        name: getattr(widget, name)
+        for name in ("margin", "beta_kl", "beta_neg", "kl_real", "kl_fake", "tied")
+    }
+    (found,) = call(page, "margin-game", "losses", [traits])
+    for row, phase in zip(cells(page), objective.phases, strict=True):
+        loss, _ = phase.loss(Judged(real, fake, fake), X, NOISE, 0.0)
+        force = slope(loss, fake)
+        assert found[phase.name] == pytest.approx(loss.item(), rel=1e-12, abs=1e-12)
+        assert found[f"{phase.name}_slope"] == pytest.approx(force, abs=1e-12)
+        assert [number(text) for text in row[:2]] == pytest.approx(
+            [loss.item(), force], rel=DIGITS, abs=1e-9
+        )
+        assert row[2] == ("not at all" if force == 0 else "up" if force < 0 else "down")
+
+
+def test_where_the_encoder_is_content(show):
+    """In the browser by keyboard; the minimum of the loss itself is looked for on a grid."""
+    page = show("margin-game", tied=True)
+    state = {"margin": 3.0, "beta_kl": 0.5, "kl_real": 0.0, "tied": True}
+    for beta_neg, words in ((0.5, "v = 3.0"), (0.25, "any v ≤ 3.0"), (0.2, "v = 0.0")):
+        page.locator("input[name=beta_neg]").fill(str(beta_neg))
+        assert page.locator("p", has_text="least at").inner_text().endswith(f"least at {words}.")
+        grid = [v / 10 for v in range(121)]
+        states = [[{**state, "beta_neg": beta_neg, "kl_fake": v}] for v in grid]
+        loss = [found["encoder"] for found in call(page, "margin-game", "losses", *states)]
+        least = [v for v, value in zip(grid, loss, strict=True) if value < min(loss) + 1e-9]
+        assert (least[0], least[-1]) == {
+            "v = 3.0": (3.0, 3.0),
+            "any v ≤ 3.0": (0.0, 3.0),
+            "v = 0.0": (0.0, 0.0),
+        }[words]
+    assert page.locator("input[name=kl_real]").is_disabled()
+    page.locator("input[name=tied]").focus()
+    page.keyboard.press("Space")
+    assert (
+        page.locator("p", has_text="least at").inner_text().endswith("least at any KL(xₛ) ≥ 3.0.")
+    )
+    press(page, "kl_fake", "End")
+    assert [row[2] for row in cells(page)] == ["not at all", "down"]
+
+
+class GivenDistance(ASIntroVAE):
+    """D from outside, so that its slope can be asked for."""
+
+    def distance(self, q, q_r, q_g):
+        return D_GIVEN[0]
+
+
+D_GIVEN = []
+RUN = load_film(FOLDERS["as_intro"])
+MIXTURES = [
+    {},
+    {"iteration": 0, "kl": 10.0, "distance": 1.0},
+    {"iteration": 1500, "kl": 0.1, "distance": 1.0},
+    {"iteration": 8000},
+    {"fixed_c": True, "c": 0.0, "kl": 10.0},
+    {"fixed_c": True, "c": 0.3, "kl": 4.0, "distance": 0.5},
+    {"recorded": True, "iteration": 600},
+    {"recorded": True, "iteration": 1500},
+]
+
+
+@pytest.mark.parametrize("state", MIXTURES)
+def test_the_annealing_explorer_is_the_loss_of_the_package(show, state):
+    """Parts, exponential and slopes of one fake of two that are alike; beside it
+    the same fake at c = 1."""
+    widget, page = (
+        AnnealingExplorer(FOLDERS["as_intro"], **state),
+        show("annealing-explorer", **state),
+    )
+    KL, D = widget.kl, widget.distance
+    if widget.recorded:
+        index = RUN["iteration"].tolist().index(widget.iteration)
+        KL, D = RUN["kl_g"][index].item(), RUN["distance"][index].item()
+    D_GIVEN[:] = [leaf(D)]
+    shown = [[number(text) for text in row] for row in cells(page)]
+    assert widget.weights == {
+        "alpha": 2.0,
+        "beta_kl": 0.3,
+        "beta_neg": 0.9,
+        "kappa": 1 / X[0].numel(),
+    }
+    for column, fixed in enumerate((widget.c if widget.fixed_c else None, 1.0)):
+        c = annealing_weight(widget.iteration, 8000) if fixed is None else fixed
+        objective = GivenDistance(0.2, 0.3, 0.9, gamma_r=0.0, c=fixed)
+        expected = [c * KL, (1 - c) * D, c * KL + (1 - c) * D]
+        for phase in objective.phases:
+            kl_r, kl_g = leaf(KL), leaf(KL)
+            loss, terms = phase.loss(
+                Judged(leaf(1.0), kl_r, kl_g), X, NOISE, widget.iteration / 8000
+            )
+            expected += [terms["exp_elbo_g"].item()] if "exp_elbo_g" in terms else []
+            expected += [slope(loss, kl_g), slope(loss, D_GIVEN[0]) / 2]
+        (found,) = call(
+            page, "annealing-explorer", "terms", [{"c": c, "KL": KL, "D": D}, widget.weights]
+        )
+        assert list(found.values()) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+        assert [row[column] for row in shown] == pytest.approx(expected, rel=DIGITS, abs=1e-12)
+
+
+def test_the_annealing_explorer_is_driven_by_keyboard(show):
+    page = show("annealing-explorer")
+    disabled = {
+        name: page.locator(f"input[name={name}]").is_disabled for name in ("c", "kl", "distance")
+    }
+    assert [ask() for ask in disabled.values()] == [True, False, False]
+    assert number(cells(page)[0][0]) == pytest.approx(
+        40 * number(cells(page)[1][0])
+    )  # "a fortieth"
+    press(page, "iteration", "ArrowRight", 8)
+    assert cells(page)[1] == ["0", "0"]
+    assert [row[0] for row in cells(page)] == [row[1] for row in cells(page)]
+    press(page, "fixed_c", "Space")
+    press(page, "c", "Home")
+    assert number(cells(page)[3][0]) == pytest.approx(0.956, abs=5e-4)
+    assert (cells(page)[4][0], cells(page)[6][0]) == ("0", "0")
+    press(page, "recorded", "Space")
+    assert [ask() for ask in disabled.values()] == [False, True, True]
+    assert number(cells(page)[0][1]) == pytest.approx(RUN["kl_g"][16].item(), rel=DIGITS)
+
+
+# --- the film
+
+
+def test_the_film_decodes_to_what_was_recorded(show):
+    page, widget = show("training-player"), TrainingPlayer(FOLDERS)
+    code = """async ([text, data, indices]) => {
+        const blob = new Blob([text], { type: "text/javascript" });
+        const player = await import(URL.createObjectURL(blob));
+        const pictures = indices.map((index) => player.picture(player.decode(data), index));
+        return pictures.map((picture) => ({ ...picture, density: Array.from(picture.density) }));
+    }"""
+    frames = len(widget.iterations)
+    wanted = [(which, frame) for which in range(4) for frame in (0, 7, frames - 1)]
+    found = page.evaluate(
+        code, [str(widget._esm), widget.data, [which * frames + frame for which, frame in wanted]]
+    )
+    films = [load_film(folder) for folder in FOLDERS.values()]
+    for (which, frame), picture in zip(wanted, found, strict=True):
+        film = films[which]
+        assert picture["samples"] == (film["samples"][frame] / 1000).tolist()
+        assert picture["density"] == film["density"][frame].flatten().tolist()
+        assert [picture["real"], picture["generated"]] == (
+            film["posteriors"][frame] / 1000
+        ).tolist()
+
+
+def test_density_and_samples_of_the_film_agree():
+    """Counts by rows from above: the histogram has its mass where the first points of the same
+    sample are."""
+    for folder in FOLDERS.values():
+        film = load_film(folder)
+        counts, points = (
+            film["density"][-1].astype(float),
+            torch.from_numpy(film["samples"][-1] / 1000),
+        )
+        inside = points[(points.abs() < 2).all(1)]
+        column, row = ((inside[:, 0] + 2) * 8).long(), ((2 - inside[:, 1]) * 8).long()
+        assert (torch.from_numpy(counts)[row, column] > 0).all()
+
+
+def test_one_slider_moves_all_models(show):
+    page = show("training-player")
+    films = [load_film(folder) for folder in FOLDERS.values()]
+    slider = page.locator("input[name=frame]")
+    pictures = ".model svg path, .model canvas"
+    draw = "all => all.map(e => e.tagName === 'path' ? e.getAttribute('d') : e.toDataURL())"
+    first = page.locator(pictures).evaluate_all(draw)
+    assert first[: len(first) // 4] == first[-len(first) // 4 :]  # all begin alike
+    for frame in (4, 12, 30):
+        slider.focus()
+        page.keyboard.press("Home")
+        for _ in range(frame):
+            page.keyboard.press("ArrowRight")
+        iteration = films[0]["frames"][frame].item()
+        assert slider.get_attribute("aria-valuetext").startswith(f"iteration {iteration}, ")
+        for row, film in zip(cells(page), films, strict=True):
+            at = film["iteration"].tolist().index(iteration)
+            kl, kl_g = (f"{film[name][at].item():.2f}" for name in ("kl", "kl_g"))
+            assert row == [
+                f"{film['modes'][at]:.0f} of 8",
+                f"{100 * film['between'][at].item():.0f} %",
+                kl,
+                kl_g,
+            ]
+    last = page.locator(pictures).evaluate_all(draw)
+    assert all(now != then for now, then in zip(last, first, strict=True))
+    for samples, film in zip(
+        last[:: len(last) // 4], films, strict=True
+    ):  # the first path of each model
+        points = [float(coordinate) for coordinate in re.findall(r"-?[\d.]+(?=[,h])", samples)]
+        assert points == pytest.approx(
+            [c / 1000 for x, y in film["samples"][30].tolist() for c in (x, -y)]
+        )
+    x, y = middle(page, "input[name=frame]")
+    page.mouse.click(x, y)
+    assert page.locator("input[name=frame]").input_value() == "15"
+
+
+def test_the_film_plays_on_demand_only(show):
+    page = show("training-player", frame=27)
+    page.wait_for_timeout(600)
+    assert page.locator("input[name=frame]").input_value() == "27"
+    page.get_by_role("button", name="Play").click()
+    page.get_by_role("button", name="Play").wait_for()  # it has stopped by itself
+    assert page.locator("input[name=frame]").input_value() == "30"
+    page.get_by_role("button", name="Play").press("Enter")  # from the beginning
+    page.get_by_role("button", name="Pause").press("Enter")
+    assert int(page.locator("input[name=frame]").input_value()) < 27
+    quiet = show("training-player", reduced_motion="reduce")
+    assert quiet.get_by_role("button", name="Play").count() == 0
+    press(quiet, "frame", "End")
+    assert quiet.locator("input[name=frame]").input_value() == "30"
+
+
+# --- all of them
+
+
+@each_widget
+def test_everything_has_a_name_and_is_reached_by_keyboard(show, kind):
+    page = show(kind)
+    controls = page.locator("input, button")
+    enabled = [index for index in range(controls.count()) if controls.nth(index).is_enabled()]
+    for index in enabled:
+        page.keyboard.press("Tab")
+        assert controls.nth(index).evaluate("element => element === document.activeElement")
+    assert all(
+        name.strip()
+        for name in page.locator("input[type=range]").evaluate_all(
+            "all => all.map(e => e.ariaLabel)"
+        )
+    )
+    assert (
+        page.locator("input[type=checkbox]").count()
+        == page.locator("label.check > input[type=checkbox]").count()
+    )
+    assert (
+        page.locator(
+            "input:not([data-lm-suppress-shortcuts]), button:not([data-lm-suppress-shortcuts])"
+        ).count()
+        == 0
+    )
+    images = page.locator("svg, canvas").evaluate_all(
+        "all => all.map(e => [e.getAttribute('role'), e.ariaLabel])"
+    )
+    assert images
+    assert all(role == "img" and len(name) > 8 for role, name in images)
+    assert page.locator("th:not([scope])").count() == 0
+    spoken = page.get_by_role("status")
+    before = spoken.inner_text()
+    assert len(before) > 20
+    page.locator("input[type=range]").first.focus()
+    for _ in range(9):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "text => document.querySelector('[role=status]').textContent !== text", arg=before
+    )
+
+
+@each_widget
+def test_it_fits_a_telephone_and_reads_in_the_dark(show, kind):
+    dark = "body { margin: 15px; background: #121212; color: #dddddd; color-scheme: dark }"
+    page = show(kind, style=dark, width=390)
+    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+    inked = page.locator("td, th, p, label, svg text, svg path[stroke='currentColor']")
+    colors = inked.evaluate_all(
+        "all => all.map(e => getComputedStyle(e)[e.closest('svg') && e.tagName === 'path' ? "
+        "'stroke' : 'color'])"
+    )
+    assert set(colors) == {"rgb(221, 221, 221)"}
+    heights = page.locator("input[type=range]").evaluate_all(
+        "all => all.map(e => e.getBoundingClientRect().height)"
+    )
+    assert min(heights) >= 24  # a finger's
+
+
+@each_widget
+def test_what_the_browser_sets_python_takes(show, kind):
+    """At both ends of every slider, and after every switch: the traits' limits are those of the
+    page."""
+    page, widget = show(kind), WIDGETS[kind]()
+    for box in page.locator("input[type=checkbox]").all():
+        widget.set_state({box.get_attribute("name"): True})
+    for slider in page.locator("input[type=range]").all():
+        name = slider.get_attribute("name")
+        trait, index = (name, None) if widget.has_trait(name) else (name[:-1], int(name[-1]))
+        for end in ("min", "max"):
+            value = json.loads(slider.get_attribute(end))
+            if index is not None:
+                value = [
+                    value if d == index else old for d, old in enumerate(getattr(widget, trait))
+                ]
+            widget.set_state({trait: value})
+            assert getattr(widget, trait) == (tuple(value) if index is not None else value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [
+        ("kernel-explorer", {"n": 3}, "n=3 is odd"),
+        ("kernel-explorer", {"mu_a": (0.0, 3.5)}, "mu_a"),
+        ("kernel-explorer", {"var_b": (0.0, 1.0)}, "var_b"),
+        ("margin-game", {"margin": -1.0}, "margin"),
+        ("annealing-explorer", {"c": 1.5}, "'c'"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(kind, values, words):
+    with pytest.raises(TraitError, match=words):
+        WIDGETS[kind](**values)
+
+
+def test_folders_without_a_film_are_refused_by_name(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"as_distance/mean-0' holds no frames\.npz; record one"
+    ):
+        TrainingPlayer({"AS-IntroVAE": embedded("runs/as_distance/mean-0")})
+    with pytest.raises(FileNotFoundError, match=r"holds no record\.json"):
+        AnnealingExplorer(tmp_path)
+
+
+def test_views_of_one_model_move_together(show):
+    """A notebook may show one widget twice."""
+    page = show("margin-game", times=2)
+    page.locator("input[name=margin]").first.fill("7")
+    assert page.locator("input[name=margin]").last.input_value() == "7"
