@@ -1,4 +1,4 @@
-"""The objectives of the book, in one shape: read two of the files side by side, the difference is the lesson."""
+"""The objectives of the book, in one shape: two files read side by side show their difference."""
 
 from asintrovae.theory.objectives.as_intro import ASIntroVAE, annealing_weight
 from asintrovae.theory.objectives.base import (
