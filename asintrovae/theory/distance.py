@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from asintrovae.theory.gaussian import full_precision
-from asintrovae.theory.tiled_distance import PairSum, largest_log
+from asintrovae.theory.tiled_distance import Options, PairSum, largest_log
 from asintrovae.threads import torch_threads
 
 LOG_2PI = math.log(2 * math.pi)
@@ -116,7 +116,8 @@ def as_distance(
         mean, var = torch.cat((mu_r, mu_g)).to(dtype), torch.cat((var_r, var_g)).to(dtype)
         if kernel == "prior":
             mean, var, log_scale = _with_half_the_prior(mean, var)
-    return PairSum.call(mean, var, log_scale, KERNELS[kernel][1], counts, estimator)[0]
+    options = Options(KERNELS[kernel][1], counts, estimator)
+    return PairSum.call(mean, var, log_scale, options)[0]
 
 
 def _with_half_the_prior(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:

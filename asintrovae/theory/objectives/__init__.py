@@ -1,4 +1,4 @@
-"""The objectives of the book, in one shape: read two of the files side by side, the difference is the lesson."""
+"""The objectives of the book, in one shape: two files read side by side show their difference."""
 
 from asintrovae.theory.objectives.as_intro import ASIntroVAE, annealing_weight
 from asintrovae.theory.objectives.base import (
@@ -6,6 +6,8 @@ from asintrovae.theory.objectives.base import (
     Objective,
     Phase,
     Terms,
+    WithWarmup,
+    phases_at,
     reconstruction_error,
 )
 from asintrovae.theory.objectives.intro import IntroVAE
@@ -23,6 +25,8 @@ __all__ = [
     "Phase",
     "SoftIntroVAE",
     "Terms",
+    "WithWarmup",
     "annealing_weight",
+    "phases_at",
     "reconstruction_error",
 ]

@@ -1,4 +1,7 @@
-"""IntroVAE (Huang et al. 2018; Eq. 1 of AS-IntroVAE with its signs and its missing reconstruction term repaired)."""
+"""IntroVAE (Huang et al. 2018).
+
+Eq. 1 of AS-IntroVAE with its signs and its missing reconstruction term repaired.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +16,7 @@ from asintrovae.theory.objectives.base import (
     Phase,
     Terms,
     annealed,
+    means,
     reconstruction_error,
     unless,
 )
@@ -24,12 +28,17 @@ class IntroVAE:
 
     encoder: E[β_rec R(x) + β_kl KL(x) + β_neg Σ_s max(0, m - KL(sg x_s))],  s = r, g
     decoder: E[β_rec R(x) + β_neg Σ_s KL(x_s)]
-    beta_rec, beta_kl, beta_neg: weights, > 0.
-    margin: m in nats, the KL above which the encoder stops pushing a fake.
-    kl_annealing: share of the run over which β_kl rises (`annealed`).
-    beta_rec_decoder, beta_neg_decoder: β_rec and β_neg of the decoder phase; None: as above.
-    hinge: max(0, m - KL) of each "example", or of the mean KL of the "batch".
-    reconstruction_hinge: ≥ 0, multiplies the hinge of x_r; 1 is the paper's form.
+
+    Attributes:
+        beta_rec: weight of the reconstruction error, > 0.
+        beta_kl: weight of the KL divergence of real images, > 0.
+        beta_neg: weight of the KL divergences of the fakes, > 0.
+        margin: m in nats, the KL above which the encoder stops pushing a fake.
+        kl_annealing: share of the run over which β_kl rises (`annealed`).
+        beta_rec_decoder: β_rec of the decoder phase; None: beta_rec.
+        beta_neg_decoder: β_neg of the decoder phase; None: beta_neg.
+        hinge: max(0, m - KL) of each "example", or of the mean KL of the "batch".
+        reconstruction_hinge: multiplies the hinge of x_r, ≥ 0; 1 is the paper's form.
     """
 
     beta_rec: float = 1.0
@@ -44,7 +53,7 @@ class IntroVAE:
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """Encoder, then decoder."""
+        """The encoder phase, then the decoder phase."""
         return (
             Phase("encoder", ("encoder",), self.encoder_loss),
             Phase("decoder", ("decoder",), self.decoder_loss),
@@ -53,7 +62,7 @@ class IntroVAE:
     def encoder_loss(
         self, model: Model, x: Tensor, noise: Noise, progress: float
     ) -> tuple[Tensor, Terms]:
-        """ELBO on real images, KL of the fakes pushed up to the margin."""
+        """Return the loss that fits real images and pushes the KL of fakes up to the margin."""
         q = model.encode(x)
         x_r = model.decode(q.sample(noise.eps))
         x_g = model.decode(noise.z)
@@ -62,13 +71,12 @@ class IntroVAE:
         hinge = self.reconstruction_hinge * self.shortfall(q_r) + self.shortfall(q_g)
         beta_kl = annealed(self.beta_kl, progress, self.kl_annealing)
         loss = (self.beta_rec * rec + beta_kl * kl + self.beta_neg * hinge).mean()
-        terms = {"rec": rec, "kl": kl, "kl_r": q_r.kl(), "kl_g": q_g.kl()}
-        return loss, {name: term.mean() for name, term in terms.items()}
+        return loss, means(rec=rec, kl=kl, kl_r=q_r.kl(), kl_g=q_g.kl())
 
     def decoder_loss(
         self, model: Model, x: Tensor, noise: Noise, progress: float
     ) -> tuple[Tensor, Terms]:
-        """Reconstruction, and the KL of the fakes pulled down through the encoder."""
+        """Return the loss that reconstructs, and lowers the KL of fakes through the encoder."""
         x_r = model.decode(model.encode(x).sample(noise.eps).detach())
         x_g = model.decode(noise.z)
         rec = reconstruction_error(x, x_r)
@@ -76,9 +84,9 @@ class IntroVAE:
         beta_rec = unless(self.beta_rec_decoder, self.beta_rec)
         beta_neg = unless(self.beta_neg_decoder, self.beta_neg)
         loss = (beta_rec * rec + beta_neg * (kl_r + kl_g)).mean()
-        return loss, {"rec": rec.mean(), "kl_r": kl_r.mean(), "kl_g": kl_g.mean()}
+        return loss, means(rec=rec, kl_r=kl_r, kl_g=kl_g)
 
     def shortfall(self, q: Gaussian) -> Tensor:
-        """Return max(0, m - KL) of posteriors: (B,), or a scalar of their mean KL over all processes."""
+        """Return max(0, m - KL): (B,), or with hinge "batch" a scalar over all processes."""
         kl = q.kl() if self.hinge == "example" else Gaussian(*gather(q)).kl().mean()
         return (self.margin - kl).clamp(min=0)
