@@ -6,6 +6,8 @@ from asintrovae.theory.objectives.base import (
     Objective,
     Phase,
     Terms,
+    WithWarmup,
+    phases_at,
     reconstruction_error,
 )
 from asintrovae.theory.objectives.intro import IntroVAE
@@ -23,6 +25,8 @@ __all__ = [
     "Phase",
     "SoftIntroVAE",
     "Terms",
+    "WithWarmup",
     "annealing_weight",
+    "phases_at",
     "reconstruction_error",
 ]

@@ -62,11 +62,43 @@ class Phase:
 
 
 class Objective(Protocol):
-    """A frozen dataclass of hyper-parameters with the phases of one iteration, in order."""
+    """A frozen dataclass of hyper-parameters that knows the steps of one iteration.
+
+    An object with a `phases` of this form is an objective, whatever its class.
+    """
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """The steps of one iteration."""
+        """The steps of one iteration, in order."""
+
+
+@dataclass(frozen=True)
+class WithWarmup:
+    """An objective that is trained only after a number of iterations of another one.
+
+    Attributes:
+        objective: trained from iteration `iterations` on; `phases` are its phases.
+        warmup: trained before it, in the book a VAE with the same weights.
+        iterations: number of warm-up iterations, >= 0; at 0 there is no warm-up.
+    """
+
+    objective: Objective
+    warmup: Objective
+    iterations: int
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The steps of one iteration after the warm-up."""
+        return self.objective.phases
+
+    def phases_at(self, i: int) -> tuple[Phase, ...]:
+        """Return the steps of iteration i >= 0: of the warm-up while i < iterations."""
+        return (self.warmup if i < self.iterations else self.objective).phases
+
+
+def phases_at(objective: Objective, i: int) -> tuple[Phase, ...]:
+    """Return the steps of iteration i >= 0 of an objective with or without a warm-up."""
+    return objective.phases_at(i) if isinstance(objective, WithWarmup) else objective.phases
 
 
 def reconstruction_error(x: Tensor, x_hat: Tensor) -> Tensor:
