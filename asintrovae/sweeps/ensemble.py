@@ -37,8 +37,8 @@ from asintrovae.sweeps.grid import Point
 from asintrovae.theory.objectives import Noise, Objective, Phase, Terms, WithWarmup
 from asintrovae.threads import processors, torch_threads
 
-# Parameters in which the members of an ensemble may differ; the rest is one program's shape.
-# Weights become (M,) tensors. Of those that may be None, all members have a number or none has.
+# Parameters in which the members of an ensemble may differ; the rest is one program's shape. Weights become (M,) tensors.
+# Of those that may be None, all members have a number or none has.
 OPTIONAL_WEIGHTS = ("c", "beta_rec_decoder", "beta_neg_decoder", "distance_weight_decoder")
 
 
