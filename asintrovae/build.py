@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from asintrovae.collectives import world
 from asintrovae.config import ParameterError, RunConfig
@@ -34,6 +35,7 @@ from asintrovae.theory.objectives import (
     IntroVAE,
     Objective,
     SoftIntroVAE,
+    WithWarmup,
 )
 from asintrovae.threads import processors
 
@@ -96,12 +98,37 @@ def new_model(config: RunConfig, shape: tuple[int, ...]) -> Autoencoder | GAN:
 
 
 def build_objective(config: RunConfig) -> Objective:
-    """The objective of the run, each of its fields from the parameter of the same name."""
+    """Return the objective of a run; each of its fields has the parameter of the same name.
+
+    Args:
+        config: parameters of the run; `config.model` names the class, one of OBJECTIVES.
+
+    Returns:
+        A frozen dataclass. Its warm-up is not part of it: `train` adds that by `with_warmup`.
+
+    Example:
+        >>> build_objective(RunConfig(model="vae", beta_kl=0.5))
+        VAE(beta_rec=0.2, beta_kl=0.5, kl_annealing=0.0)
+    """
     objective = OBJECTIVES[config.model]
-    parameters = {
-        field.name: getattr(config, field.name) for field in dataclasses.fields(objective)
-    }
+    fields = dataclasses.fields(objective)
+    parameters = {field.name: getattr(config, field.name) for field in fields}
     return objective(**parameters)  # type: ignore[no-any-return]
+
+
+def with_warmup(objective: Objective, model: nn.Module, config: RunConfig) -> WithWarmup:
+    """Return the objective preceded by the warm-up of the run, a plain VAE with its weights.
+
+    Args:
+        objective: of the run, with any class; one that has a warm-up is returned as it is.
+        model: a warm-up needs an `encoder` and a `decoder`; for other models it has 0 iterations.
+        config: gives β_rec, β_kl, the annealing and `config.warmup_iterations()`.
+    """
+    if isinstance(objective, WithWarmup):
+        return objective
+    warmup = VAE(config.beta_rec, config.beta_kl, config.kl_annealing)
+    autoencoder = hasattr(model, "encoder") and hasattr(model, "decoder")
+    return WithWarmup(objective, warmup, config.warmup_iterations() if autoencoder else 0)
 
 
 def threads_for(config: RunConfig, batch_size: int | None = None) -> int:

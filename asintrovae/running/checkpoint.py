@@ -1,4 +1,7 @@
-"""Checkpoints: one safetensors file with all tensors and, in its header, the rest as JSON. No pickle anywhere."""
+"""Checkpoints: one safetensors file with all tensors and, in its header, the rest as JSON.
+
+Nothing is pickled.
+"""
 
 import hashlib
 import json
@@ -22,9 +25,13 @@ CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors: weights and optimiser state, by flat name. meta: JSON-able state (iteration, seconds, history, config).
+    """The state of a run after a number of iterations.
 
-    path: the file it was read from.
+    Attributes:
+        tensors: weights, moving averages and state of the optimisers, by the names of `collect`.
+        meta: what JSON can hold: iteration, seconds, history, config and more, as `describe` makes
+            it.
+        path: the file it was read from.
     """
 
     tensors: dict[str, Tensor]
@@ -35,9 +42,15 @@ class Checkpoint:
 def collect(
     model: nn.Module, optimizers: dict[str, Optimizer], averages: dict[str, nn.Module]
 ) -> dict[str, Tensor]:
-    """Flat tensors of a model, its optimisers and the moving averages of its halves, both by the half's name.
+    """Return the tensors of a run while it trains, on the CPU, as a checkpoint names them.
 
-    Named model.<name>, average.<name> and optimizer.<half>.<parameter index>.<state name>.
+    Args:
+        model: the networks.
+        optimizers: one for each half of the model, by the half's name.
+        averages: moving averages of halves, by name.
+
+    Returns:
+        model.<name>, average.<name> and optimizer.<half>.<parameter index>.<state name> -> tensor.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {
@@ -68,30 +81,30 @@ def restore(
         optimizer.load_state_dict(
             {"state": states, "param_groups": optimizer.state_dict()["param_groups"]}
         )
-        for (
-            parameter,
-            state,
-        ) in (
-            optimizer.state.items()
-        ):  # fused Adam goes through memory: all in the weight's own order
-            state |= {
-                name: torch.empty_like(parameter).copy_(t)
-                for name, t in state.items()
-                if t.shape == parameter.shape
-            }
+        # The fused Adam goes through memory: its states need the order of their weight.
+        for parameter, state in optimizer.state.items():
+            for name, tensor in state.items():
+                if tensor.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter).copy_(tensor)
 
 
 def restore_evaluated(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Give a model the weights that are evaluated: the averaged ones of a half that has a moving average, else its own."""
+    """Give a model the weights that are evaluated.
+
+    Of a half with a moving average they are the averaged ones, else its own.
+    """
     model.load_state_dict(
         _below("model", checkpoint.tensors) | _below("average", checkpoint.tensors)
     )
 
 
 def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically: a crash at any point leaves this checkpoint or the one before it whole. Keeps two generations.
+    """Write a checkpoint, so that a crash at any point leaves it or the one before it whole.
 
-    Raises OSError where it cannot be written; both generations before it are then as they were.
+    Two generations are kept.
+
+    Raises:
+        OSError: where it cannot be written; both generations before it are then as they were.
     """
     text = json.dumps(checkpoint.meta)
     metadata = {"json": text, "sha256": checksum(checkpoint.tensors, text)}
@@ -101,9 +114,17 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(run_dir: Path) -> Checkpoint | None:
-    """The newest whole checkpoint of a run, on the CPU; None if it has none yet. Warns when it falls back to the older.
+    """Return the newest whole checkpoint of a run, on the CPU.
 
-    Raises ParameterError, naming the files, if there are some and none is whole.
+    Args:
+        run_dir: the folder of the run.
+
+    Returns:
+        The checkpoint, None if the run has none yet. A warning says where the older of two is
+        taken.
+
+    Raises:
+        ParameterError: naming the files, if there are some and none is whole.
     """
     problems: list[str] = []
     for path in (run_dir / CURRENT, run_dir / PREVIOUS):
@@ -115,27 +136,27 @@ def load_checkpoint(run_dir: Path) -> Checkpoint | None:
             problems.append(f"{path} is damaged ({error})")
         else:
             for problem in problems:
-                warnings.warn(
-                    f"{problem}; going back to iteration {checkpoint.meta['iteration']}, before it",
-                    stacklevel=2,
-                )
+                back = f"going back to iteration {checkpoint.meta['iteration']}, before it"
+                warnings.warn(f"{problem}; {back}", stacklevel=2)
             return checkpoint
     if problems:
+        found = f"run_dir={str(run_dir)!r} holds no whole checkpoint: {' and '.join(problems)}"
         way_out = "put back a copy, or remove what is there to begin anew"
-        raise ParameterError(
-            f"run_dir={str(run_dir)!r} holds no whole checkpoint: {' and '.join(problems)}; {way_out}"
-        )
+        raise ParameterError(f"{found}; {way_out}")
     return None
 
 
 def make_current(run_dir: Path, checkpoint: Checkpoint) -> None:
-    """Put what was read in the place of a damaged newer one, before this takes its place as the generation to fall back on."""
+    """Put the checkpoint that was read in the place of a damaged newer one.
+
+    Else the next one saved would make the damaged one the generation to fall back on.
+    """
     if checkpoint.path is not None:
         os.replace(checkpoint.path, run_dir / CURRENT)
 
 
 def checksum(tensors: dict[str, Tensor], text: str) -> str:
-    """SHA-256 of a text, and of names, types, shapes and bytes of tensors on the CPU."""
+    """Return the SHA-256 of a text and of names, types, shapes and bytes of tensors on the CPU."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -148,11 +169,8 @@ def _read(path: Path) -> Checkpoint:
         # Copies: Windows cannot replace a file while tensors map it.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
-    text = metadata["json"]
-    if metadata.get("sha256", "") not in (
-        "",
-        checksum(tensors, text),
-    ):  # "": written before there were checksums
+    text, saved = metadata["json"], metadata.get("sha256", "")
+    if saved and saved != checksum(tensors, text):  # older ones have no checksum
         raise ValueError("its content does not fit its checksum")
     return Checkpoint(tensors, json.loads(text), path)
 
@@ -166,5 +184,5 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def all_finite(tensors: dict[str, Tensor]) -> bool:
-    """Whether no tensor holds a NaN or an infinity."""
+    """Return whether no tensor holds a NaN or an infinity."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())

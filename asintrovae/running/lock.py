@@ -15,9 +15,14 @@ LOCK, OWNER = ".training.lock", ".training.owner"
 
 @contextmanager
 def locked(run_dirs: Sequence[str]) -> Iterator[None]:
-    """Hold these folders, made where missing, so that nobody else trains in them; whoever is killed holds them no longer.
+    """Hold folders, so that no other process trains in them; one that is killed lets them go.
 
-    Raises ParameterError in one line for a folder that cannot be written to, and for one that is held, with host and process.
+    Args:
+        run_dirs: the folders; missing ones are made.
+
+    Raises:
+        ParameterError: in one line, for a folder that cannot be written to, and for one that is
+            held, with host and process.
     """
     with ExitStack() as held:
         for run_dir in run_dirs:
@@ -30,12 +35,11 @@ def locked(run_dirs: Sequence[str]) -> Iterator[None]:
                 who = "another process"
                 with suppress(OSError):
                     who = owner.read_text() or who
-                raise ParameterError(
-                    f"run_dir={run_dir!r} is being trained by {who}; wait for its end, or choose another run_dir"
-                ) from None
+                held_by = f"run_dir={run_dir!r} is being trained by {who}"
+                way_out = "wait for its end, or choose another run_dir"
+                raise ParameterError(f"{held_by}; {way_out}") from None
             except OSError as error:
-                raise ParameterError(
-                    f"run_dir={run_dir!r} cannot be written to ({error.strerror}); choose another run_dir"
-                ) from None
+                why = f"cannot be written to ({error.strerror})"
+                raise ParameterError(f"run_dir={run_dir!r} {why}; choose another run_dir") from None
             held.callback(owner.unlink, missing_ok=True)
         yield

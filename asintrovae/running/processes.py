@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def fabric_for(config: RunConfig) -> "Fabric":
-    """Device and precision of a run; under torchrun also its process group, one process per GPU or share of the CPU."""
+    """Return device and precision of a run, a Fabric of Lightning.
+
+    Under torchrun it also has the process group, one process for each GPU or share of the CPU.
+    """
     from lightning_fabric import Fabric  # slow: only those who train wait for it
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
@@ -46,11 +49,21 @@ def fabric_for(config: RunConfig) -> "Fabric":
 
 
 def run_processes(config: RunConfig, threads: int = 1) -> dict[str, Any]:
-    """Train config in config.devices processes on this machine, by asintrovae.running.worker; returns the result as it wrote it.
+    """Train a run in config.devices processes on this machine, by asintrovae.running.worker.
 
-    threads: of each process, where neither config.threads nor OMP_NUM_THREADS says it.
-    SIGINT and SIGTERM are passed on, so that the processes save and end. Raises ParameterError for more processes than GPUs,
-    RuntimeError with the end of what was printed if one failed; the checkpoint is then the last that was saved.
+    SIGINT and SIGTERM are passed on, so that the processes save and end.
+
+    Args:
+        config: parameters of the run.
+        threads: of each process, where neither config.threads nor OMP_NUM_THREADS says it.
+
+    Returns:
+        The fields of the TrainingResult, as the first process wrote them.
+
+    Raises:
+        ParameterError: for more processes than GPUs.
+        RuntimeError: with the end of what was printed, if one failed; the checkpoint is then the
+            last that was saved.
     """
     if config.torch_device().type == "cuda" and config.devices > torch.cuda.device_count():
         raise ParameterError(
@@ -59,35 +72,29 @@ def run_processes(config: RunConfig, threads: int = 1) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "parameters.json"
         path.write_text(config.model_dump_json())
-        launcher = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            str(config.devices),
-        ]
-        command = [*launcher, "-m", "asintrovae.running.worker", str(path), "--while-stdin-is-open"]
+        count = ["--nproc-per-node", str(config.devices)]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", *count]
+        worker = ["-m", "asintrovae.running.worker", str(path), "--while-stdin-is-open"]
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-        # A session of their own: a signal reaches them through `terminate` below, once and in order.
+        # A session of their own: a signal reaches them through `terminate` below, once, in order.
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
-        processes = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
+        pipes |= {"env": environment, "start_new_session": True}
+        processes = subprocess.Popen([*launcher, *worker], **pipes)
         last: deque[str] = deque(maxlen=40)
         with interruptible([config.run_dir], forward=processes.terminate), processes:
             assert processes.stderr is not None
             try:
-                for line in TextIOWrapper(
-                    processes.stderr, errors="replace", newline=""
-                ):  # progress, to where one's own goes
+                # progress, to where one's own goes
+                for line in TextIOWrapper(processes.stderr, errors="replace", newline=""):
                     last.append(line)
                     sys.stderr.write(line)
             except BaseException:
                 processes.terminate()
                 raise
         if processes.returncode:
-            kept = f"run_dir={config.run_dir!r} keeps the last checkpoint, from which the same command goes on"
-            raise RuntimeError(
-                f"devices={config.devices}: a process failed; {kept}; the last that was said:\n{''.join(last)}"
-            )
+            kept = f"run_dir={config.run_dir!r} keeps the last checkpoint"
+            failed = f"a process failed; {kept}, from which the same command goes on"
+            said = f"the last that was said:\n{''.join(last)}"
+            raise RuntimeError(f"devices={config.devices}: {failed}; {said}")
         result: dict[str, Any] = json.loads(path.with_name("result.json").read_text())
         return result

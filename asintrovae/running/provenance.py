@@ -16,9 +16,7 @@ import asintrovae
 from asintrovae.config import ParameterError, RunConfig, differences, with_defaults
 from asintrovae.data import Data
 from asintrovae.files import PACKAGE
-from asintrovae.running.checkpoint import (
-    Checkpoint,
-)
+from asintrovae.running.checkpoint import Checkpoint
 from asintrovae.running.result import TrainingResult
 from asintrovae.theory.objectives import Objective
 
@@ -80,7 +78,7 @@ def _is_text(node: Any) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
+    """Return the versions of what computes the numbers."""
     return {
         "python": platform.python_version(),
         "asintrovae": asintrovae.__version__,
@@ -113,7 +111,16 @@ FREE_PARAMETERS = {
 def describe(
     done: int, result: TrainingResult, config: RunConfig, objective: Objective, data: Data
 ) -> dict[str, Any]:
-    """What a checkpoint after `done` iterations says beside its tensors."""
+    """Return what a checkpoint says beside its tensors.
+
+    Args:
+        done: number of iterations.
+        result: gives seconds and history so far.
+        config: parameters of the run.
+        objective: without its warm-up, which follows from config.
+        data: its fingerprint, if it has one, tells later whether the run goes on with the same
+            data.
+    """
     return {
         "iteration": done,
         "seconds": result.seconds,
@@ -126,7 +133,7 @@ def describe(
 
 
 def described(objective: Objective) -> dict[str, Any]:
-    """Return the class of an objective as "objective" and its fields as "objective.<name>", in values of JSON."""
+    """Return the class of an objective as "objective", and fields as "objective.<name>", as JSON."""
     values = {
         f"objective.{field.name}": getattr(objective, field.name) for field in fields_of(objective)
     }
@@ -139,12 +146,13 @@ def described(objective: Objective) -> dict[str, Any]:
 def saved_objective(saved: str | dict[str, Any], objective: Objective) -> dict[str, Any]:
     """Return what a checkpoint says of its objective in the form of `described`.
 
-    saved: older checkpoints hold the repr. objective: gives the defaults of the fields that did not exist when it was saved.
+    Args:
+        saved: of the checkpoint; older ones hold the repr.
+        objective: gives the defaults of the fields that did not exist when it was saved.
     """
-    fields = fields_of(objective)
     defaults = {
         f"objective.{field.name}": field.default
-        for field in fields
+        for field in fields_of(objective)
         if field.default is not dataclasses.MISSING
     }
     return defaults | (from_repr(saved) if isinstance(saved, str) else saved)
@@ -169,9 +177,22 @@ def from_repr(text: str) -> dict[str, Any]:
 
 
 def check_another_run(
-    config: RunConfig, objective: Objective, checkpoint: Checkpoint | None, data: Data | None = None
+    config: RunConfig,
+    objective: Objective,
+    checkpoint: Checkpoint | None,
+    data: Data | None = None,
 ) -> None:
-    """Raise ParameterError, listing the differences, if the checkpoint in run_dir is of a run with other parameters or data."""
+    """Raise ParameterError if a checkpoint is of another run than the one that is to go on from it.
+
+    Args:
+        config: of the run that is to go on. FREE_PARAMETERS may differ.
+        objective: of the run; it need not be the one that config describes.
+        checkpoint: in its folder, None if there is none.
+        data: of the run; left out, it is not compared.
+
+    Raises:
+        ParameterError: with the differences in parameters or objective, or for other data.
+    """
     if checkpoint is None:
         return
     saved, wanted = with_defaults(checkpoint.meta["config"]), config.model_dump(mode="json")
@@ -181,12 +202,11 @@ def check_another_run(
             saved_objective(checkpoint.meta["objective"], objective), described(objective)
         )
     if found:
-        raise ParameterError(
-            f"run_dir={config.run_dir!r} holds another run ({found}); choose another run_dir"
-        )
+        where = f"run_dir={config.run_dir!r} holds another run ({found})"
+        raise ParameterError(f"{where}; choose another run_dir")
     begun, here = checkpoint.meta.get("data", ""), getattr(data, "fingerprint", "")
     if begun and here and begun != here:
-        raise ParameterError(
-            f"data_dir={config.data_dir!r} holds other data than run_dir={config.run_dir!r} was begun with; "
-            "give the data it was begun with, or choose another run_dir"
-        )
+        other = f"data_dir={config.data_dir!r} holds other data"
+        way_out = "give the data it was begun with, or choose another run_dir"
+        begun_with = f"than run_dir={config.run_dir!r} was begun with"
+        raise ParameterError(f"{other} {begun_with}; {way_out}")

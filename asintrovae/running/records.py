@@ -1,4 +1,4 @@
-"""A finished run as data: record.json (what was done, where, with what result) and history.csv (its curves)."""
+"""A finished run as data: record.json, what was done, and history.csv, its curves."""
 
 import csv
 import io
@@ -26,7 +26,15 @@ from asintrovae.theory.networks import GAN, Autoencoder
 
 @dataclass(frozen=True)
 class Run:
-    """A recorded run. model: as it was evaluated, at its last good checkpoint, None where the record travels without one."""
+    """A recorded run.
+
+    Attributes:
+        config: its parameters.
+        record: what record.json holds.
+        history: one row of term -> value for each logged iteration.
+        model: as it was evaluated, at its last good checkpoint, None where the record travels
+            without one.
+    """
 
     config: RunConfig
     record: dict[str, Any]
@@ -37,11 +45,19 @@ class Run:
 def save_record(
     config: RunConfig, result: TrainingResult, metrics: dict[str, Any], skipped_images: int = 0
 ) -> dict[str, Any]:
-    """Write history.csv and record.json to config.run_dir; returns the record.
+    """Write history.csv and record.json to config.run_dir.
 
-    metrics: from `evaluate`. One that is not finite becomes None. The record's "not_measured" holds
-    name -> reason of all that are None. A damaged record is kept as record.damaged.json.
-    skipped_images: files of the data set that could not be read, as ImageData counts them.
+    A damaged record is kept as record.damaged.json.
+
+    Args:
+        config: parameters of the run.
+        result: from `train`.
+        metrics: from `evaluate`. One that is not finite becomes None; the record's "not_measured"
+            holds name -> reason of all that are None.
+        skipped_images: files of the data set that could not be read, as ImageData counts them.
+
+    Returns:
+        The record.
     """
     device, metrics = config.torch_device(), dict(metrics)
     not_measured = metrics.pop("not_measured", {})
@@ -56,9 +72,7 @@ def save_record(
         "trained_together": result.members,
         "skipped_images": skipped_images,
         "config": config.model_dump(mode="json"),
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type} {platform.machine()}",
+        "device": name_of(device),
         "threads": threads_for(config),
         "versions": versions(),
         "code": code_hash(),
@@ -72,23 +86,39 @@ def save_record(
     return record
 
 
+def name_of(device: torch.device) -> str:
+    """Return the name of a GPU, of another device its type and the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {platform.machine()}"
+
+
 RECORDED_SAMPLES = 2000
 """How many generated points `save_samples` keeps."""
 
 
 def save_samples(config: RunConfig, points: Tensor) -> None:
-    """Write the first RECORDED_SAMPLES of generated points (N, 2) to run_dir/samples.npy, in float16 (three digits)."""
+    """Write generated points to run_dir/samples.npy.
+
+    Args:
+        config: gives run_dir.
+        points: (N, 2), of which the first RECORDED_SAMPLES are kept, in float16 (three digits).
+    """
     content = io.BytesIO()
-    numpy.save(
-        content, points[:RECORDED_SAMPLES].cpu().numpy().astype(numpy.float16), allow_pickle=False
-    )
+    kept = points[:RECORDED_SAMPLES].cpu().numpy().astype(numpy.float16)
+    numpy.save(content, kept, allow_pickle=False)
     write_atomically(Path(config.run_dir) / "samples.npy", content.getvalue())
 
 
 def load_samples(run_dir: str | Path) -> Tensor:
     """Return what save_samples wrote, (N, 2), in float32.
 
-    Raises FileNotFoundError where there are none, ParameterError for a damaged file.
+    Args:
+        run_dir: the folder of the run; `~` is the home folder.
+
+    Raises:
+        FileNotFoundError: where there are none.
+        ParameterError: for a damaged file.
     """
     path = Path(expand_home("run_dir", run_dir)) / "samples.npy"
     if not path.exists():
@@ -99,7 +129,7 @@ def load_samples(run_dir: str | Path) -> Tensor:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return the record in a file. Raises ParameterError, naming the file, where it is damaged."""
+    """Return the record in a file; raise ParameterError, naming the file, where it is damaged."""
     with naming(path):
         record: dict[str, Any] = json.loads(path.read_bytes())
         if missing := {"status", "metrics", "config"} - set(record):
@@ -119,14 +149,20 @@ def damage(path: Path) -> str:
 def load_run(run_dir: str | Path) -> Run:
     """Return a run from its folder.
 
-    Raises FileNotFoundError, naming the folder, where it holds no finished run, and ParameterError,
-    naming the file, where one is damaged.
+    Args:
+        run_dir: the folder; `~` is the home folder.
+
+    Returns:
+        The run, its model on the CPU.
+
+    Raises:
+        FileNotFoundError: naming the folder, where it holds no finished run.
+        ParameterError: naming the file, where one is damaged.
     """
     run_dir = Path(expand_home("run_dir", run_dir))
     if not (run_dir / "record.json").exists():
-        raise FileNotFoundError(
-            f"run_dir='{run_dir}' holds no record.json; train first, or give the folder of a finished run"
-        )
+        way_out = "train first, or give the folder of a finished run"
+        raise FileNotFoundError(f"run_dir='{run_dir}' holds no record.json; {way_out}")
     record = read_record(run_dir / "record.json")
     with naming(run_dir / "record.json"):
         config = RunConfig(**with_defaults(record["config"]))
@@ -134,38 +170,49 @@ def load_run(run_dir: str | Path) -> Run:
     checkpoint = load_checkpoint(run_dir)
     if checkpoint is None:
         return Run(config, record, history, None)
-    here = config.model_copy(
-        update={"device": "cpu"}
-    )  # readable on a machine without the device it was trained on
+    # readable on a machine without the device it was trained on
+    here = config.model_copy(update={"device": "cpu"})
     model = build_model(here, example_shape(here))
     restore_evaluated(checkpoint, model)
     return Run(config, record, history, model)
 
 
 def load_records(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """Return the records of all runs below a folder, by the path of each from there, sorted.
+    """Return the records of all runs below a folder, without histories and weights.
 
-    Histories and weights are left out. Raises FileNotFoundError, naming the folder, where it holds
-    none, ParameterError, naming the file, for a damaged one.
+    Args:
+        folder: `~` is the home folder.
+
+    Returns:
+        Path from the folder -> record, sorted by the path.
+
+    Raises:
+        FileNotFoundError: naming the folder, where it holds none.
+        ParameterError: naming the file, for a damaged one.
     """
     folder = Path(expand_home("folder", folder))
     paths = sorted(folder.rglob("record.json"), key=lambda path: path.parts)
     if not paths:
-        raise FileNotFoundError(
-            f"folder='{folder}' holds no record.json; run the sweep that fills it, or name another"
-        )
+        way_out = "run the sweep that fills it, or name another"
+        raise FileNotFoundError(f"folder='{folder}' holds no record.json; {way_out}")
     return {path.parent.relative_to(folder).as_posix(): read_record(path) for path in paths}
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
-    """One line per logged iteration; a term that a row lacks (warm-up has fewer) is an empty field."""
+    """Write one line for each logged iteration.
+
+    A term that a row lacks is an empty field: a warm-up has fewer.
+    """
     write_csv(path, history, end="\r\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], end: str = "\n") -> None:
-    """Write a header and a line per row, columns in the order in which they first occur.
+    """Write a header and a line for each row, columns in the order in which they first occur.
 
-    What a row lacks, or has as None, is an empty field. end: of a line.
+    Args:
+        path: written atomically.
+        rows: column -> value. What a row lacks, or has as None, is an empty field.
+        end: of a line.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO(newline="")
@@ -176,10 +223,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], end: str = "\n") ->
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Return what write_history wrote.
-
-    Raises ParameterError, naming the file, where it is missing or damaged.
-    """
+    """Return what write_history wrote; raise ParameterError, naming the file, for a damaged one."""
     with naming(path):
         text = path.read_bytes().decode()
         if not text.endswith("\n"):

@@ -8,7 +8,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class NonFinite:
-    """The first value of a run that was not finite: its iteration (from 0) and its name, as in the history."""
+    """The first value of a run that was not finite.
+
+    Attributes:
+        iteration: its iteration, from 0.
+        term: its name, as in the history; "weights" for a weight or a state of the optimiser.
+    """
 
     iteration: int
     term: str
@@ -16,10 +21,13 @@ class NonFinite:
 
 @dataclass
 class TrainingResult:
-    """history: one row of term -> value per logged iteration. seconds: of training, over all parts of the run.
+    """What `train` returns.
 
-    divergence: None, or what stopped the run; the model then holds the last good checkpoint.
-    members: how many runs were trained together in these seconds.
+    Attributes:
+        history: one row of term -> value for each logged iteration.
+        seconds: of training, over all parts of the run.
+        divergence: None, or what stopped the run; the model then holds the last good checkpoint.
+        members: how many runs were trained together in these seconds.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -29,33 +37,38 @@ class TrainingResult:
 
 
 class FiniteWatch:
-    """Notes the first iteration at which each term was not finite, on the device, without waiting for it.
+    """Notes the first iteration at which each term was not finite, without waiting for the device.
 
     Terms are scalars, or (M,) for the M members of an ensemble.
+
+    Attributes:
+        iterations: names of the terms of an iteration -> (terms, members), the first iteration at
+            which each was not finite, -1 where there was none. A warm-up has other terms.
     """
 
     def __init__(self) -> None:
-        self.iterations: dict[str, Tensor] = {}
+        self.iterations: dict[tuple[str, ...], Tensor] = {}
 
     def note(self, i: int, terms: dict[str, Tensor]) -> None:
         """Look at the terms of iteration i."""
-        key = "\n".join(terms)
-        values = torch.stack(
-            [value.float().reshape(-1) for value in terms.values()]
-        )  # (terms, members)
-        seen = self.iterations.get(key)
+        names = tuple(terms)
+        values = torch.stack([value.float().reshape(-1) for value in terms.values()])
+        seen = self.iterations.get(names)
         if seen is None:
             seen = torch.full(values.shape, -1, device=values.device)
-        self.iterations[key] = torch.where(~values.isfinite() & (seen < 0), i, seen)
+        self.iterations[names] = torch.where(~values.isfinite() & (seen < 0), i, seen)
 
     def first(self, member: int = 0) -> NonFinite | None:
-        """The earliest term that was not finite; within an iteration of the first phase, a term before the loss it is part of."""
+        """Return the earliest term that was not finite, None where there is none.
+
+        Within an iteration it is one of the first phase, and a term comes before the loss that it
+        is part of.
+        """
         found = []
-        for key, iterations in self.iterations.items():
-            names = key.split("\n")
+        for names, iterations in self.iterations.items():
             phases = [name.split(".")[0] for name in names]
-            for phase, name, iteration in zip(
-                phases, names, iterations[:, member].tolist(), strict=True
+            for name, phase, iteration in zip(
+                names, phases, iterations[:, member].tolist(), strict=True
             ):
                 if iteration >= 0:
                     found.append((iteration, phases.index(phase), name.endswith(".loss"), name))

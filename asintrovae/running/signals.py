@@ -1,4 +1,4 @@
-"""What may reach a run from outside: another process in its folder, and a signal that asks it to end."""
+"""Signals that ask a run to end: it saves first."""
 
 import os
 import signal
@@ -14,13 +14,17 @@ from typing import Any
 
 @dataclass
 class Interruption:
-    """stop_signal: number of the one that asked the run to end, 0 while there is none."""
+    """A request to end, noted while a run trains.
+
+    Attributes:
+        stop_signal: number of the signal that asked for it, 0 while there is none.
+    """
 
     stop_signal: int = 0
 
 
 SAME_REQUEST = 1.0
-"""Seconds within which a second SIGINT repeats the first: a terminal and a parent may both send one."""
+"""Seconds within which a second SIGINT repeats the first; a terminal and a parent may send one."""
 
 
 @contextmanager
@@ -34,21 +38,24 @@ def interruptible(
     as SIGTERM (`outliving_its_client`). Outside the main thread, where Python lets nobody handle
     signals, nothing is noted.
 
-    run_dirs: folders of the runs, for the message; the first is named.
-    forward: called when the first signal comes.
-    Raises KeyboardInterrupt after SIGINT, and after SIGTERM SystemExit (status 1), each with a
-    message that says how to go on.
+    Args:
+        run_dirs: folders of the runs, for the message; the first is named.
+        forward: called when the first signal comes.
+
+    Yields:
+        What has been noted.
+
+    Raises:
+        KeyboardInterrupt: after SIGINT, with a message that says how to go on.
+        SystemExit: after SIGTERM, of status 1, with the same message.
     """
     interruption, asked_at = Interruption(), 0.0
     here = threading.current_thread() is threading.main_thread()
-    handlers = {
-        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if here
-    }
-    handlers = {
-        number: handler
-        for number, handler in handlers.items()
-        if handler not in (None, signal.SIG_IGN)
-    }
+    numbers = (signal.SIGINT, signal.SIGTERM) if here else ()
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        if handlers[number] in (None, signal.SIG_IGN):
+            del handlers[number]
 
     def restore() -> None:
         for number, handler in handlers.items():
@@ -71,18 +78,13 @@ def interruptible(
             yield interruption
     finally:
         restore()
-    if interruption.stop_signal:
+    if stop_signal := interruption.stop_signal:
         more = f" and {len(run_dirs) - 1} more" if run_dirs[1:] else ""
-        message = (
-            f"{signal.Signals(interruption.stop_signal).name}: stopped; run_dir={run_dirs[0]!r}{more} has "
-            "the checkpoint, from which the same command goes on"
-        )
+        stopped = f"{signal.Signals(stop_signal).name}: stopped"
+        kept = f"run_dir={run_dirs[0]!r}{more} has the checkpoint"
+        message = f"{stopped}; {kept}, from which the same command goes on"
         tell_the_terminal(message)
-        raise (
-            KeyboardInterrupt(message)
-            if interruption.stop_signal == signal.SIGINT
-            else SystemExit(message)
-        )
+        raise KeyboardInterrupt(message) if stop_signal == signal.SIGINT else SystemExit(message)
 
 
 class _AnyProcess:
@@ -99,7 +101,7 @@ class _AnyProcess:
 
 @contextmanager
 def outliving_its_client() -> Iterator[None]:
-    """In a Jupyter kernel, send this process SIGTERM when the program that started it ends.
+    """Send this process SIGTERM when the program that started it as a Jupyter kernel ends.
 
     ipykernel leaves at once then, whatever the kernel computes. Here it waits for the end of the
     body. Elsewhere nothing is done: a program in the background may go on without its shell.
@@ -141,7 +143,7 @@ def tell_the_terminal(message: str) -> None:
 
 
 def _kernel_app() -> Any:
-    """The running kernel's IPKernelApp; None in a program that is no kernel."""
+    """Return the IPKernelApp of the running kernel, None in a program that is no kernel."""
     module = sys.modules.get("ipykernel.kernelapp")
     running = module is not None and module.IPKernelApp.initialized()
     return module.IPKernelApp.instance() if module is not None and running else None

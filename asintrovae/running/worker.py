@@ -1,10 +1,11 @@
-"""One process of several that train a run together; parameters.json holds the parameters of a RunConfig.
+"""One process of several that train a run together.
 
     torchrun --nproc-per-node 4 -m asintrovae.running.worker parameters.json
 
-The processes may be on several machines that share the folder run_dir. Beside the parameters result.json is written.
-Told to end by SIGTERM or SIGINT, for which torchrun leaves them half a minute, they save first; the same line then goes on.
-With --while-stdin-is-open they do the same when whoever holds the other end is gone, killed or not.
+parameters.json holds the parameters of a RunConfig; result.json is written beside it. The processes
+may be on several machines that share the folder run_dir. Told to end by SIGTERM or SIGINT, for
+which torchrun leaves them half a minute, they save first; the same line then goes on. With
+--while-stdin-is-open they do the same when the process at the other end is gone, killed or not.
 """
 
 import io
@@ -31,13 +32,11 @@ from asintrovae.running.train import train
 def main(path: Path) -> None:
     """Train the run that the file describes; the first process writes the result."""
     config = RunConfig(**json.loads(path.read_text()))
-    logging.getLogger("lightning_fabric").setLevel(
-        logging.WARNING
-    )  # its greetings come once per process
+    greetings = logging.getLogger("lightning_fabric")
+    greetings.setLevel(logging.WARNING)  # they come once for each process
     fabric = fabric_for(config)
-    config = RunConfig(
-        **{**config.model_dump(), "devices": fabric.world_size}
-    )  # refuses a batch that cannot be shared
+    devices = {"devices": fabric.world_size}
+    config = RunConfig(**{**config.model_dump(), **devices})  # refuses a batch without equal shares
     config = config.model_copy(update={"device": str(fabric.device)})
     data = build_data(config)
     result = train(build_model(config, data.shape), build_objective(config), data, config)
@@ -49,13 +48,13 @@ class _StandardError(io.TextIOWrapper):
     """Standard error of a process that goes on when nobody reads it any more."""
 
     def write(self, text: str) -> int:
-        """As of any text file; what cannot be written is left out."""
+        """Write as any text file does; what cannot be written is left out."""
         with suppress(BrokenPipeError):
             super().write(text)
         return len(text)
 
     def flush(self) -> None:
-        """As of any text file."""
+        """Flush as any text file does; what cannot be written is left out."""
         with suppress(BrokenPipeError):
             super().flush()
 

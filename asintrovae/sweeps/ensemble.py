@@ -1,22 +1,20 @@
-"""Many runs on points as one program: their weights stacked, their losses under torch.func.vmap, one Adam for all."""
+"""Many runs on points as one program: stacked weights, losses under torch.func.vmap, one Adam."""
 
 import dataclasses
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.flop_counter import FlopCounterMode
 
-from asintrovae.build import build_data, build_model, build_objective, threads_for
+from asintrovae.build import build_data, build_model, build_objective, threads_for, with_warmup
 from asintrovae.config import DATASETS, ParameterError, RunConfig
+from asintrovae.data import Data
 from asintrovae.data.image_files import leave_signals_to_the_run
 from asintrovae.evaluation.evaluate import evaluate, sample
 from asintrovae.running.checkpoint import (
@@ -29,14 +27,14 @@ from asintrovae.running.checkpoint import (
     save_checkpoint,
 )
 from asintrovae.running.lock import locked
-from asintrovae.running.loop import Loop, draw_steps
+from asintrovae.running.loop import Draw, Loop, draw_steps
 from asintrovae.running.provenance import FREE_PARAMETERS, check_another_run, describe
 from asintrovae.running.records import save_record, save_samples
 from asintrovae.running.result import NonFinite, TrainingResult
 from asintrovae.running.signals import interruptible
 from asintrovae.running.train import evaluated_weights, explain_out_of_memory
 from asintrovae.sweeps.grid import Point
-from asintrovae.theory.objectives import VAE, Noise, Objective, Phase, Terms
+from asintrovae.theory.objectives import Noise, Objective, Phase, Terms, WithWarmup
 from asintrovae.threads import processors, torch_threads
 
 # Parameters in which the members of an ensemble may differ; the rest is one program's shape. Weights become (M,) tensors.
@@ -66,14 +64,24 @@ def shape_of(config: RunConfig) -> tuple[Any, ...]:
 
 
 def train_ensemble(configs: Sequence[RunConfig]) -> list[TrainingResult]:
-    """Train runs on points together; each leaves in its run_dir what `train` would leave, and can be resumed by either.
+    """Train runs on points together.
 
-    A member sees the initial weights, batches and noise of its seed alone, so it repeats the single run up to rounding.
-    Members may differ in MEMBER_PARAMETERS; device, precision, threads, log_every and checkpoint_every are those of the
-    first. Members interrupted at different iterations are trained in as many groups. A member that diverges stops there,
-    the others go on. TrainingResult.seconds is the time of the whole program, TrainingResult.members its size.
-    SIGINT and SIGTERM save all members and end the program, as in `train`.
-    Raises ParameterError for runs that differ in more, for images, and as `train` for a run_dir.
+    Each leaves in its run_dir what `train` would leave, and can be resumed by either. A member sees
+    the initial weights, batches and noise of its seed alone, so it repeats the single run up to
+    rounding. Members interrupted at different iterations are trained in as many groups. A member
+    that diverges stops there, the others go on. SIGINT and SIGTERM save all members and end the
+    program, as in `train`.
+
+    Args:
+        configs: of the members. They may differ in MEMBER_PARAMETERS; device, precision, threads,
+            log_every and checkpoint_every are those of the first.
+
+    Returns:
+        The results in the same order; their seconds are those of the whole program, their
+        members its size.
+
+    Raises:
+        ParameterError: for runs that differ in more, for images, and as `train` for a run_dir.
     """
     configs = list(configs)
     check_misfits(configs)
@@ -82,7 +90,7 @@ def train_ensemble(configs: Sequence[RunConfig]) -> list[TrainingResult]:
 
 
 def train_together(configs: Sequence[RunConfig]) -> list[TrainingResult]:
-    """What `train_ensemble` does for runs that fit together."""
+    """Train runs that fit together, as `train_ensemble` does."""
     run_dirs = [config.run_dir for config in configs]
     results: dict[int, TrainingResult] = {}
     with (
@@ -94,21 +102,27 @@ def train_together(configs: Sequence[RunConfig]) -> list[TrainingResult]:
         begun = [checkpoint.meta["iteration"] if checkpoint else 0 for checkpoint in checkpoints]
         for start in sorted(set(begun)):
             members = [k for k, iteration in enumerate(begun) if iteration == start]
-            loop = EnsembleLoop([configs[k] for k in members])
-            loop.interruption = interruption
-            loop.resume_from([checkpoints[k] for k in members])
-            loop.prefetch()
-            loop.run(f"{loop.config.model} × {len(members)}")
-            results |= dict(zip(members, loop.results, strict=True))
+            ensemble = Ensemble([configs[k] for k in members])
+            ensemble.loop.interruption = interruption
+            ensemble.resume([checkpoints[k] for k in members])
+            ensemble.run()
+            results |= dict(zip(members, ensemble.results, strict=True))
             if interruption.stop_signal:
                 break
     return [results[k] for k in range(len(configs))]
 
 
 def run_ensemble(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
-    """Train, evaluate and record runs on points, as the training notebook does for one; returns their records.
+    """Train, evaluate and record runs on points, as the training notebook does for one.
 
-    Raises ParameterError as `train_ensemble`.
+    Args:
+        configs: of the members, as for `train_ensemble`.
+
+    Returns:
+        Their records in the same order.
+
+    Raises:
+        ParameterError: as `train_ensemble`.
     """
     records = []
     for config, result in zip(configs, train_ensemble(configs), strict=True):
@@ -120,6 +134,24 @@ def run_ensemble(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
     return records
 
 
+def run_together(points: list[Point]) -> None:
+    """Train the points of a grid as ensembles in this process, in as few as fit.
+
+    Raises:
+        ParameterError: for images.
+    """
+    groups: dict[Any, list[Point]] = {}
+    for point in points:
+        groups.setdefault((shape_of(point.config), point.folder), []).append(point)
+    for (_, folder), members in groups.items():
+        os.chdir(folder)  # relative paths among the parameters count from there
+        configs = [point.config for point in members]
+        check_misfits(configs)
+        size = f"{len(members)} runs of {configs[0].iterations} iterations"
+        print(f"{members[0].name} and {len(members) - 1} more: {size}", flush=True)
+        run_ensemble(configs)
+
+
 def check_misfits(configs: Sequence[RunConfig]) -> None:
     """Raise ParameterError, naming the parameter, where the runs cannot be one program."""
     if not configs:
@@ -127,53 +159,45 @@ def check_misfits(configs: Sequence[RunConfig]) -> None:
     folders = [config.run_dir for config in configs]
     if twice := sorted({folder for folder in folders if folders.count(folder) > 1}):
         raise ParameterError(f"run_dir={twice[0]!r} is asked for twice; every member needs its own")
-    first = configs[0]
+    points = DATASETS["points"]
     for config in configs:
-        if config.dataset not in DATASETS["points"]:
-            raise ParameterError(
-                f"dataset={config.dataset!r}: an ensemble trains on {', '.join(DATASETS['points'])}; use train"
-            )
+        if config.dataset not in points:
+            why = f"an ensemble trains on {', '.join(points)}; use train"
+            raise ParameterError(f"dataset={config.dataset!r}: {why}")
         if config.devices > 1:
-            raise ParameterError(
-                f"devices={config.devices}: an ensemble is one process; use devices=1, or train"
-            )
+            why = "an ensemble is one process; use devices=1, or train"
+            raise ParameterError(f"devices={config.devices}: {why}")
         if config.compile:
-            raise ParameterError(
-                "compile=True: an ensemble is not compiled; leave it out, or use train"
-            )
-        for (name, one), (_, other) in zip(shape_of(first), shape_of(config), strict=True):
+            why = "an ensemble is not compiled; leave it out, or use train"
+            raise ParameterError(f"compile=True: {why}")
+        for (name, one), (_, other) in zip(shape_of(configs[0]), shape_of(config), strict=True):
             if one != other:
-                raise ParameterError(
-                    f"{name}: {one!r} and {other!r} do not fit into one ensemble; train them apart"
-                )
+                why = "do not fit into one ensemble; train them apart"
+                raise ParameterError(f"{name}: {one!r} and {other!r} {why}")
 
 
 def stack(models: Sequence[nn.Module]) -> nn.Module:
-    """A model whose parameters hold those of all models along a new first axis, (M, ...), by the same names; not to be called."""
+    """Return a model whose parameters, (M, ...), hold those of all models; it cannot be called."""
     stacked = deepcopy(models[0])
-    for parameter, *members in zip(
-        stacked.parameters(), *(model.parameters() for model in models), strict=True
-    ):
+    columns = zip(*(model.parameters() for model in models), strict=True)
+    for parameter, members in zip(stacked.parameters(), columns, strict=True):
         parameter.data = torch.stack([member.detach() for member in members])
     return stacked
 
 
 def member_of(tensors: dict[str, Tensor], k: int) -> dict[str, Tensor]:
-    """Checkpoint tensors of member k; Adam counts its steps once for all."""
+    """Return the checkpoint tensors of member k; Adam counts its steps once for all."""
     return {
         name: tensor.clone() if tensor.dim() == 0 else tensor[k].clone()
         for name, tensor in tensors.items()
     }
 
 
-def stacked(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:
-    """The tensors of which `member_of` gives the members'."""
-    first = checkpoints[0].tensors
+def stacked(members: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the checkpoint tensors of which `member_of` gives the members'."""
     return {
-        name: tensor
-        if tensor.dim() == 0
-        else torch.stack([checkpoint.tensors[name] for checkpoint in checkpoints])
-        for name, tensor in first.items()
+        name: tensor if tensor.dim() == 0 else torch.stack([member[name] for member in members])
+        for name, tensor in members[0].items()
     }
 
 
@@ -191,26 +215,32 @@ class _Called(nn.Module):
 
 
 class StackedObjective:
-    """The objectives of all members as one: the loss is their sum, so that each member gets its own gradient.
+    """The objectives of all members as one: its loss is their sum, so each gets its own gradient.
 
-    objectives: of one class, differing in MEMBER_WEIGHTS only. model: one member, whose weights are not used.
+    Attributes:
+        objective: of the first member.
+        weights: name -> (M,) of the fields in which the members differ. What all share stays a
+            number: at c = 1, for one, D is then not evaluated.
     """
 
     def __init__(self, objectives: Sequence[Any], model: nn.Module) -> None:
+        """Stack objectives.
+
+        Args:
+            objectives: of one class, differing in MEMBER_WEIGHTS only.
+            model: one member, whose weights are not used.
+        """
         self.objective, self.called = objectives[0], _Called(model)
-        columns = {
-            field.name: [getattr(o, field.name) for o in objectives]
-            for field in dataclasses.fields(self.objective)
-        }
         device = next(model.parameters()).device
-        # What all share stays a number: at c = 1, for one, D is then not evaluated.
-        self.weights = {
-            name: torch.tensor(c, device=device) for name, c in columns.items() if len(set(c)) > 1
-        }
+        self.weights: dict[str, Tensor] = {}
+        for field in dataclasses.fields(self.objective):
+            column = [getattr(objective, field.name) for objective in objectives]
+            if len(set(column)) > 1:
+                self.weights[field.name] = torch.tensor(column, device=device)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """The phases of one member, each over the whole stack: (stack, x (M, B, ...), noise (M, B, n), progress)."""
+        """The phases of one member, each over the stack, x (M, B, 2) and noise (M, B, n)."""
         return tuple(
             dataclasses.replace(phase, loss=lambda *given, index=index: self.loss(index, *given))
             for index, phase in enumerate(self.objective.phases)
@@ -219,7 +249,7 @@ class StackedObjective:
     def loss(
         self, index: int, model: nn.Module, x: Tensor, noise: Noise, progress: float
     ) -> tuple[Tensor, Terms]:
-        """Sum of the members' losses, and their losses and terms, (M,)."""
+        """Return the sum of the members' losses, and their losses and terms, (M,)."""
 
         def of_member(
             parameters: dict[str, Tensor], weights: dict[str, Tensor], x: Tensor, noise: Noise
@@ -235,106 +265,139 @@ class StackedObjective:
         return terms["loss"].sum(), terms
 
 
-class EnsembleLoop(Loop):
-    """The loop of `train` over a stack of models; what it saves and logs it saves and logs for each member."""
+class StackedDraws(Dataset[list[Draw]]):
+    """Batches and noise of all members by the number of the iteration, on the CPU.
 
-    def __init__(self, configs: Sequence[RunConfig]) -> None:
-        self.configs = list(configs)
-        self.datasets = [
-            build_data(config.model_copy(update={"device": "cpu"})) for config in configs
-        ]
-        self.objectives: list[Objective] = [build_objective(config) for config in configs]
-        models = [
-            build_model(config, data.shape)
-            for config, data in zip(configs, self.datasets, strict=True)
-        ]
-        objective = StackedObjective(self.objectives, models[0])
-        super().__init__(stack(models), objective, self.datasets[0], self.configs[0])
-        self.warmup = StackedObjective(
-            [VAE(config.beta_rec, config.beta_kl, config.kl_annealing) for config in configs],
-            models[0],
-        )  # type: ignore[assignment]
-        self.results = [TrainingResult(members=len(configs)) for _ in configs]
-        self.prefetched: Iterator[list[tuple[Tensor, Noise]]] | None = None
+    Attributes:
+        datasets: of the members.
+        configs: of the members.
+        objective: of one member, with its warm-up.
+    """
 
-    @property
-    def running(self) -> list[int]:
-        """Numbers of the members that have not diverged."""
-        return [k for k, result in enumerate(self.results) if result.divergence is None]
+    def __init__(
+        self, datasets: Sequence[Data], configs: Sequence[RunConfig], objective: WithWarmup
+    ) -> None:
+        self.datasets, self.configs, self.objective = datasets, configs, objective
 
-    def draw(self, i: int) -> Iterator[tuple[Phase, Tensor, Noise]]:
-        """Every step of iteration i with the batches (M, B, 2) and the noise (M, B, n) of all members, on the device."""
-        steps = next(self.prefetched) if self.prefetched else self[i]
-        phases = (phase for phase in self.phases(i) for _ in range(phase.steps))
-        for phase, (x, noise) in zip(phases, steps, strict=True):
-            yield phase, x.to(self.fabric.device, non_blocking=True), noise.to(self.fabric.device)
-
-    def __getitem__(self, i: int) -> list[tuple[Tensor, Noise]]:
-        """Batch and noise of every step of iteration i, all members stacked, on the CPU; what a DataLoader asks for."""
-        phases = self.phases(i)
-        members = (
-            draw_steps(data, config, phases, i)
-            for data, config in zip(self.datasets, self.configs, strict=True)
-        )
-        columns = (tuple(zip(*steps, strict=True)) for steps in zip(*members, strict=True))
+    def __getitem__(self, i: int) -> list[Draw]:
+        """Return x (M, B, 2) and noise (M, B, n) of every step of iteration i."""
+        phases = self.objective.phases_at(i)
+        members = zip(self.datasets, self.configs, strict=True)
+        steps = zip(*(draw_steps(data, own, phases, i) for data, own in members), strict=True)
+        columns = (zip(*step, strict=True) for step in steps)
         return [
             (torch.stack(xs), Noise(*map(torch.stack, zip(*noises, strict=True))))
-            for _, xs, noises in columns
+            for xs, noises in columns
         ]
 
-    def prefetch(self) -> None:
-        """Let other processes draw ahead where a GPU would wait for it: drawing for 30 members takes longer than its step."""
-        workers = self.config.workers
-        if workers is None:
-            workers = min(8, processors()) if self.fabric.device.type == "cuda" else 0
-        if workers:
-            iterations, ahead = (
-                range(self.start, self.config.iterations),
-                cast("Dataset[Any]", self),
-            )
-            apart: dict[str, Any] = {
-                "num_workers": workers,
-                "worker_init_fn": leave_signals_to_the_run,
-                "prefetch_factor": 8,
-            }
-            loader = DataLoader(ahead, batch_size=None, sampler=iterations, **apart)
-            self.prefetched = iter(loader)
+    def ahead(self, iterations: range, workers: int) -> "DataLoader[list[Draw]]":
+        """Return a loader whose processes draw some iterations before they are asked for."""
+        return DataLoader(
+            self,
+            batch_size=None,
+            sampler=iterations,
+            num_workers=workers,
+            worker_init_fn=leave_signals_to_the_run,
+            prefetch_factor=8,
+        )
 
-    def resume_from(self, checkpoints: Sequence[Checkpoint | None]) -> None:
-        """Take up runs that stand at the same iteration, or save the untrained models as their first checkpoints."""
-        for config, objective, checkpoint in zip(
-            self.configs, self.objectives, checkpoints, strict=True
-        ):
+
+class Ensemble:
+    """Runs on points that one loop trains as a stack; each has its own history and checkpoints.
+
+    Attributes:
+        configs: of the members.
+        loop: over the stack; it logs and saves by the methods of the ensemble.
+        results: of the members.
+    """
+
+    def __init__(self, configs: Sequence[RunConfig]) -> None:
+        """Prepare runs, which must fit together, before their first iteration."""
+        self.configs = list(configs)
+        on_cpu = [config.model_copy(update={"device": "cpu"}) for config in configs]
+        self.datasets = [build_data(config) for config in on_cpu]
+        built = zip(configs, self.datasets, strict=True)
+        models = [build_model(config, data.shape) for config, data in built]
+        self.objectives: list[Objective] = [build_objective(config) for config in configs]
+        given = zip(self.objectives, models, configs, strict=True)
+        warmed_up = [with_warmup(*of_member) for of_member in given]
+        objective = WithWarmup(
+            StackedObjective(self.objectives, models[0]),
+            StackedObjective([member.warmup for member in warmed_up], models[0]),
+            warmed_up[0].iterations,
+        )
+        self.draws = StackedDraws(self.datasets, self.configs, warmed_up[0])
+        self.loop = Loop(
+            stack(models), objective, self.datasets[0], configs[0], self.draws.__getitem__
+        )
+        self.results = [TrainingResult(members=len(configs)) for _ in configs]
+
+    def run(self) -> None:
+        """Train to the end, or until the program is asked to stop or every member has diverged.
+
+        Where a GPU would wait for the draws, which take longer for 30 members than its step, other
+        processes draw ahead.
+        """
+        workers = self.configs[0].workers
+        if workers is None:
+            workers = min(8, processors()) if self.loop.fabric.device.type == "cuda" else 0
+        if workers:
+            iterations = range(self.loop.start, self.configs[0].iterations)
+            ahead = iter(self.draws.ahead(iterations, workers))
+            self.loop.draws = lambda _: next(ahead)
+        self.loop.run(f"{self.configs[0].model} × {len(self.configs)}", keeper=self)
+
+    def resume(self, checkpoints: Sequence[Checkpoint | None]) -> None:
+        """Take up runs that stand at the same iteration, or save the untrained models.
+
+        Args:
+            checkpoints: of the members. Where one has none, all stand at iteration 0.
+
+        Raises:
+            ParameterError: if a run_dir holds a run with other parameters.
+        """
+        members = list(zip(self.configs, self.objectives, checkpoints, strict=True))
+        for config, objective, checkpoint in members:
             check_another_run(config, objective, checkpoint)
-        for config, checkpoint in zip(self.configs, checkpoints, strict=True):
+        for config, _, checkpoint in members:
             if checkpoint is not None:
                 make_current(Path(config.run_dir), checkpoint)
         begun = [checkpoint for checkpoint in checkpoints if checkpoint is not None]
-        if len(begun) == len(checkpoints):
-            restore(Checkpoint(stacked(begun), {}), self.model, self.optimizers, self.averages)
-            self.start = begun[0].meta["iteration"]
-            for result, saved in zip(self.results, begun, strict=True):
-                result.history, result.seconds = saved.meta["history"], saved.meta["seconds"]
-        else:
+        if len(begun) < len(checkpoints):
             self.save(0)
+            return
+        loop, tensors = self.loop, stacked([checkpoint.tensors for checkpoint in begun])
+        restore(Checkpoint(tensors, {}), loop.model, loop.optimizers, loop.averages)
+        loop.start = begun[0].meta["iteration"]
+        for result, saved in zip(self.results, begun, strict=True):
+            result.history, result.seconds = saved.meta["history"], saved.meta["seconds"]
+
+    def running(self) -> list[int]:
+        """Return the numbers of the members that have not diverged."""
+        return [k for k, result in enumerate(self.results) if result.divergence is None]
 
     def log(self, done: int, terms: Terms) -> None:
-        """Add a row to the history of every running member; waits for the device."""
+        """Add a row to the history of every running member; the device is waited for."""
         columns = {name: value.tolist() for name, value in terms.items()}
-        for k in self.running:
-            self.results[k].history.append(
-                {"iteration": done} | {name: column[k] for name, column in columns.items()}
-            )
+        for k in self.running():
+            values = {name: column[k] for name, column in columns.items()}
+            self.results[k].history.append({"iteration": done} | values)
 
     def save(self, done: int, at_once: bool = False) -> bool:
         """Save a checkpoint of every running member after `done` iterations.
 
-        A member whose weights are not finite has diverged. at_once: without meaning here, since
-        networks on points have no statistics.
+        A member whose weights are not finite has diverged.
+
+        Args:
+            done: number of iterations.
+            at_once: without meaning, since networks on points have no statistics.
+
+        Returns:
+            Whether a member is still running.
         """
-        seconds = self.lap()
-        tensors = collect(self.model, self.optimizers, self.averages)
-        for k in self.running:
+        loop, seconds = self.loop, self.loop.lap()
+        tensors = collect(loop.model, loop.optimizers, loop.averages)
+        for k in self.running():
             config, result, own = self.configs[k], self.results[k], member_of(tensors, k)
             result.seconds += seconds
             if all_finite(own):
@@ -342,56 +405,10 @@ class EnsembleLoop(Loop):
                 save_checkpoint(Path(config.run_dir), Checkpoint(own, meta))
             else:
                 result.divergence = NonFinite(done - 1, "weights")
-        return bool(self.running)
+        return bool(self.running())
 
     def diverged(self) -> bool:
-        """Note what has diverged; whether every member has."""
-        for k in self.running:
-            self.results[k].divergence = self.watch.first(k)
-        return not self.running
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What an ensemble will take. flop: of the matrix products of all members and iterations. seconds: of wall clock."""
-
-    members: int
-    iterations: int
-    flop: float
-    seconds: float
-
-    def __str__(self) -> str:
-        each = self.flop / self.members / self.iterations
-        time = f"{self.seconds / 60:.0f} min" if self.seconds >= 90 else f"{self.seconds:.0f} s"
-        return (
-            f"{self.members} runs of {self.iterations} iterations of {each / 1e9:.2g} GFLOP, "
-            f"{self.flop / 1e12:.3g} TFLOP in all, about {time} at this machine's present speed"
-        )
-
-
-def cost(configs: Sequence[RunConfig], probes: int = 5) -> Cost:
-    """Arithmetic and time of an ensemble, from `probes` iterations spread over the run, each done twice; nothing is saved."""
-    loop, total = EnsembleLoop(configs), configs[0].iterations
-    flop, seconds = 0.0, 0.0
-    for i in (int((probe + 0.5) * total / probes) for probe in range(probes)):
-        with FlopCounterMode(display=False) as counter:
-            loop.iterate(i)
-        flop += counter.get_total_flops() * total / probes
-        started = time.monotonic()
-        values = loop.iterate(i)
-        next(iter(values.values())).tolist()  # waits for the device
-        seconds += (time.monotonic() - started) * total / probes
-    return Cost(len(configs), total, flop, seconds)
-
-
-def run_together(points: list[Point]) -> None:
-    """Train points as ensembles, in this process, each group announced with what it will cost; ParameterError for images."""
-    groups: dict[Any, list[Point]] = {}
-    for point in points:
-        groups.setdefault((shape_of(point.config), point.folder), []).append(point)
-    for (_, folder), members in groups.items():
-        os.chdir(folder)  # relative paths among the parameters count from there
-        configs = [point.config for point in members]
-        check_misfits(configs)
-        print(f"{members[0].name} and {len(members) - 1} more: {cost(configs)}", flush=True)
-        run_ensemble(configs)
+        """Note the members with terms that are not finite; return whether that is every one."""
+        for k in self.running():
+            self.results[k].divergence = self.loop.watch.first(k)
+        return not self.running()
