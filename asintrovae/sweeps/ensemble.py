@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from asintrovae.build import build_data, build_model, build_objective, threads_for
-from asintrovae.config import DATASETS, ParameterError, RunConfig
+from asintrovae.config import DATASETS, MEMBER, ParameterError, RunConfig, marked
 from asintrovae.data.image_files import leave_signals_to_the_run
 from asintrovae.evaluation.evaluate import evaluate, sample
 from asintrovae.running.checkpoint import (
@@ -39,18 +39,14 @@ from asintrovae.sweeps.grid import Point
 from asintrovae.theory.objectives import VAE, Noise, Objective, Phase, Terms
 from asintrovae.threads import processors, torch_threads
 
-# Parameters in which the members of an ensemble may differ; the rest is one program's shape. Weights become (M,) tensors.
-# Of those that may be None, all members have a number or none has.
-OPTIONAL_WEIGHTS = ("c", "beta_rec_decoder", "beta_neg_decoder", "distance_weight_decoder")
-
-
-MEMBER_WEIGHTS = (
-    *("beta_rec", "beta_kl", "beta_neg", "alpha", "gamma_r", "margin"),
-    *("reconstruction_hinge", "distance_weight", "gradient_penalty", *OPTIONAL_WEIGHTS),
+MEMBER_PARAMETERS = {*marked(MEMBER), *FREE_PARAMETERS}
+"""Parameters in which the members of an ensemble may differ; the rest is one program's shape."""
+MEMBER_WEIGHTS = tuple(name for name in marked(MEMBER) if name not in ("dataset", "seed"))
+"""Those that become (M,) tensors."""
+OPTIONAL_WEIGHTS = tuple(
+    name for name in MEMBER_WEIGHTS if RunConfig.model_fields[name].default is None
 )
-
-
-MEMBER_PARAMETERS = {*MEMBER_WEIGHTS, "seed", "dataset", *FREE_PARAMETERS}
+"""Those that may be None: all members have a number or none has."""
 
 
 def shape_of(config: RunConfig) -> tuple[Any, ...]:
