@@ -48,7 +48,6 @@ busy program, up to 200 beside several. Images, with nothing else running: 0.9 a
 numbers, 0.64 for 2**18, 0.5 for 2**22; beside one busy program 5, 4, 3 and 1.6.
 """
 
-
 OBJECTIVES: dict[str, type] = {
     "vae": VAE,
     "intro": IntroVAE,
@@ -61,9 +60,22 @@ OBJECTIVES: dict[str, type] = {
 def build_data(config: RunConfig) -> ToyData | ImageData:
     """Return the data set of the run, with batches on its device.
 
-    Raises ParameterError where run_dir is a file or below one, and where the run cannot fit into the memory, before any
-    image is decoded; FileNotFoundError where files of the data set are missing; ValueError for unreadable ones with
-    config.strict_images.
+    Args:
+        config: parameters of the run.
+
+    Returns:
+        Object with `shape` (of one example), `batch(i)` and `evaluation(count)`.
+
+    Raises:
+        ParameterError: where run_dir is a file or below one, and where the run cannot fit into the
+            memory, before any image is decoded.
+        FileNotFoundError: where files of the data set are missing.
+        ValueError: for unreadable files with config.strict_images.
+
+    Example:
+        >>> data = build_data(RunConfig(dataset="rings", batch_size=64, device="cpu"))
+        >>> data.batch(0).shape
+        torch.Size([64, 2])
     """
     device = config.torch_device()
     check_file(config.run_dir)
@@ -74,9 +86,23 @@ def build_data(config: RunConfig) -> ToyData | ImageData:
 
 
 def build_model(config: RunConfig, shape: tuple[int, ...]) -> Autoencoder | GAN:
-    """Freshly initialised networks for examples of this shape, on the device of the run; the seed fixes the weights.
+    """Return freshly initialised networks on the device of the run; the seed fixes the weights.
 
-    Raises ValueError for widths that do not fit the shape, ParameterError where the weights alone exceed the memory.
+    Args:
+        config: parameters of the run.
+        shape: of one example, (2,) for points, (C, H, W) for images.
+
+    Returns:
+        An autoencoder, or for the model "wgan_gp" a generator and a critic.
+
+    Raises:
+        ValueError: for widths that do not fit the shape.
+        ParameterError: where the weights alone exceed the memory.
+
+    Example:
+        >>> network = build_model(RunConfig(latent_dim=3, device="cpu"), (2,))
+        >>> network.decode(torch.zeros(5, 3)).shape
+        torch.Size([5, 2])
     """
     device = config.torch_device()
     check_too_large({sizes(config): weights(config, shape)}, device)
@@ -86,7 +112,10 @@ def build_model(config: RunConfig, shape: tuple[int, ...]) -> Autoencoder | GAN:
 
 
 def new_model(config: RunConfig, shape: tuple[int, ...]) -> Autoencoder | GAN:
-    """Networks for examples of this shape, on torch's default device, initialised by its default generator."""
+    """Return networks for examples of this shape, initialised by torch's default generator.
+
+    They are on torch's default device.
+    """
     if len(shape) == 1:
         if config.model == "wgan_gp":
             return mlp_gan(shape[0], config.latent_dim, config.widths, config.fourier_features)
@@ -132,12 +161,16 @@ def with_warmup(objective: Objective, model: nn.Module, config: RunConfig) -> Wi
 
 
 def threads_for(config: RunConfig, batch_size: int | None = None) -> int:
-    """Return how many threads a process of the run computes with; without `threads` at most torch's.
+    """Return how many threads a process of the run computes with.
 
-    config.threads, where it is given. Else torch's own number where OMP_NUM_THREADS is set. Else
-    one for points and for small batches of images, whose threads would wait longer than they
-    compute, and for others the processors that this process may use, shared by config.devices.
-    batch_size: config.batch_size if left out.
+    It is config.threads, where that is given. Else it is torch's own number where OMP_NUM_THREADS
+    is set. Else it is one for points and for small batches of images, whose threads would wait
+    longer than they compute, and for others the processors that this process may use, shared by
+    config.devices, at most torch's own number.
+
+    Args:
+        config: parameters of the run.
+        batch_size: examples in a batch of one process; without it its share of config.batch_size.
     """
     if config.threads is not None:
         return config.threads
@@ -163,10 +196,12 @@ def check_file(run_dir: str) -> None:
 
 
 def check_giant(config: RunConfig) -> None:
-    """Raise ParameterError for a run that certainly needs more memory than there is, before any of it is asked for.
+    """Raise ParameterError for a run that certainly needs more memory than there is.
 
-    Counted are the weights with their gradients and Adam's moments, one batch with its noise and first activations, the
-    Gram matrix of the AS-Distance, and for processes on the CPU what torch itself takes. A run takes several times as much.
+    It is raised before any memory is asked for. Counted are the weights with their gradients and
+    Adam's moments, one batch with its noise and first activations, the Gram matrix of the
+    AS-Distance, and for processes on the CPU what torch itself takes. A run takes several times as
+    much.
     """
     shape, device = example_shape(config), config.torch_device()
     processes = config.devices if device.type == "cpu" and world()[1] == 1 else 1
@@ -182,7 +217,12 @@ def check_giant(config: RunConfig) -> None:
 
 
 def check_too_large(needs: dict[str, int], device: torch.device) -> None:
-    """Raise ParameterError, naming the largest, where parts of a run need more than the device holds. needs: part -> floats."""
+    """Raise ParameterError, naming the largest part, where a run needs more than the device holds.
+
+    Args:
+        needs: part -> floats.
+        device: of the run.
+    """
     needed, available = 4 * sum(needs.values()), memory(device)
     if needed > available:
         part = max(needs, key=lambda name: needs[name])
@@ -191,23 +231,26 @@ def check_too_large(needs: dict[str, int], device: torch.device) -> None:
 
 
 def sizes(config: RunConfig) -> str:
-    """The parameters that say how many weights there are."""
+    """Return the parameters that say how many weights there are."""
     return f"widths={config.widths}, latent_dim={config.latent_dim}{resolution(config)}"
 
 
 def resolution(config: RunConfig) -> str:
-    """The size of the images where the run may choose it."""
+    """Return the size of the images where the run may choose it."""
     return f", resolution={config.resolution}" if config.dataset == "folder" else ""
 
 
 def weights(config: RunConfig, shape: tuple[int, ...]) -> int:
-    """Number of weights for examples of this shape; none of them is made."""
+    """Return the number of weights for examples of this shape; none of them is made."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return sum(parameter.numel() for parameter in new_model(config, shape).parameters())
 
 
 def memory(device: torch.device) -> float:
-    """Bytes of memory of a device, of the container where it has less; infinite where the system does not tell."""
+    """Return the bytes of memory of a device, of the container where it has less.
+
+    Infinite where the system does not tell.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     found = math.inf

@@ -5,10 +5,12 @@ import difflib
 import os
 import re
 import reprlib
+import textwrap
 from collections.abc import Collection, Mapping, MutableMapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import (
@@ -23,62 +25,54 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-ModelName = Literal["vae", "intro", "soft_intro", "as_intro", "wgan_gp"]
+
+@dataclass(frozen=True)
+class DataSet:
+    """Facts about a data set that are known before it is opened.
+
+    Attributes:
+        shape: of one example, (2,) for points, (C, H, W) for images; None for a folder of images,
+            whose size is the parameter `resolution`.
+        folder: of its files, below the root of all data sets, as torchvision names it; empty where
+            it has none of its own.
+        training_images: their number, where it is known.
+        digits: whether "mnist-classifier" knows its images.
+    """
+
+    shape: tuple[int, ...] | None
+    folder: str = ""
+    training_images: int | None = None
+    digits: bool = False
 
 
-PointsName = Literal["8gaussians", "25gaussians", "checkerboard", "2spirals", "rings"]
-
-
-ImagesName = Literal[
-    "mnist-subset",
-    "mnist",
-    "cifar10",
-    "celeba128",
-    "celeba256",
-    "pet128",
-    "flowers64",
-    "flowers128",
-    "folder",
-]
-
-
-DatasetName = Literal[PointsName, ImagesName]
-
-
-DATASETS = {"points": get_args(PointsName), "images": get_args(ImagesName)}
+REGISTRY = {
+    "8gaussians": DataSet((2,)),
+    "25gaussians": DataSet((2,)),
+    "checkerboard": DataSet((2,)),
+    "2spirals": DataSet((2,)),
+    "rings": DataSet((2,)),
+    "mnist-subset": DataSet((1, 28, 28), training_images=6_000, digits=True),
+    "mnist": DataSet((1, 28, 28), "MNIST/raw", 60_000, digits=True),
+    "cifar10": DataSet((3, 32, 32), "cifar-10-batches-py", 50_000),
+    "celeba128": DataSet((3, 128, 128), "celeba", 162_770),
+    "celeba256": DataSet((3, 256, 256), "celeba", 162_770),
+    "pet128": DataSet((3, 128, 128), "oxford-iiit-pet", 3_680),
+    "flowers64": DataSet((3, 64, 64), "flowers-102", 2_040),
+    "flowers128": DataSet((3, 128, 128), "flowers-102", 2_040),
+    "folder": DataSet(None),
+}
+"""Every data set by its name; `data.DENSITIES` and `data.sources.OPENERS` open them."""
+POINTS = tuple(name for name, data_set in REGISTRY.items() if data_set.shape == (2,))
+DATASETS = {"points": POINTS, "images": tuple(name for name in REGISTRY if name not in POINTS)}
 """Names of the data sets, by kind."""
+FOLDER_RESOLUTION = 128
+"""Default of `resolution` for a folder of images."""
 
-
-DIGITS = ("mnist-subset", "mnist")
-
-
-SHAPES: dict[str, tuple[int, int, int]] = {
-    **{name: (1, 28, 28) for name in DIGITS},
-    "cifar10": (3, 32, 32),
-    "celeba128": (3, 128, 128),
-    "celeba256": (3, 256, 256),
-    "pet128": (3, 128, 128),
-    "flowers64": (3, 64, 64),
-    "flowers128": (3, 128, 128),
-}
-"""Shape (C, H, W) of the images of every data set but `folder`, which takes `resolution`."""
-
-
-RESOLUTIONS = {name: shape[1] for name, shape in SHAPES.items()} | {"folder": 128}
-"""Default of `resolution` for each data set of images; only `folder` takes another."""
-
-
-TRAINING_IMAGES = {"mnist-subset": 6_000, "mnist": 60_000, "cifar10": 50_000, "pet128": 3_680}
-
-
-TRAINING_IMAGES |= {
-    "celeba128": 162_770,
-    "celeba256": 162_770,
-    "flowers64": 2_040,
-    "flowers128": 2_040,
-}
-"""Number of training images of the data sets where it is known."""
-
+ModelName = Literal["vae", "intro", "soft_intro", "as_intro", "wgan_gp"]
+if TYPE_CHECKING:
+    DatasetName = str
+else:
+    DatasetName = Literal[tuple(REGISTRY)]
 
 IMAGE_DEFAULTS: dict[str, Any] = {
     "latent_dim": 32,
@@ -96,7 +90,7 @@ IMAGE_DEFAULTS: dict[str, Any] = {
     "checkpoint_every": 187,
     "run_dir": "runs/images",
 }
-"""Defaults for data sets of images where they differ from those for points, which stand in RunConfig."""
+"""Defaults for images where they differ from those for points, which stand in RunConfig."""
 
 
 class ParameterError(ValueError):
@@ -106,8 +100,15 @@ class ParameterError(ValueError):
 def expand_home(name: str, path: str | PurePath) -> str:
     """Return the path with `~` or `~user` at its beginning replaced by that home folder.
 
-    name: of the parameter or variable that holds it, for the error. path: environment variables in it stay as they are.
-    Raises ParameterError where no such home folder is known.
+    Args:
+        name: of the parameter or variable that holds the path, for the error.
+        path: environment variables in it stay as they are.
+
+    Returns:
+        The path as text.
+
+    Raises:
+        ParameterError: where no such home folder is known.
     """
     try:
         return _home_expanded(str(path))
@@ -118,24 +119,22 @@ def expand_home(name: str, path: str | PurePath) -> str:
 def _home_expanded(path: str) -> str:
     expanded = os.path.expanduser(path)
     if path.startswith("~") and expanded == path:
-        user = path.replace("\\", "/").split("/")[0]
-        raise ValueError(
-            f"no home folder is known for {short(user)}; write the path in full, or begin it with ./ for a folder of that name"
-        )
+        user = short(path.replace("\\", "/").split("/")[0])
+        way_out = "write the path in full, or begin it with ./ for a folder of that name"
+        raise ValueError(f"no home folder is known for {user}; {way_out}")
     return expanded
 
 
 def _number(value: Any) -> Any:
-    if isinstance(
-        value, (bool, bytes)
-    ):  # Python takes True for 1, a typing error in a parameter file
+    """Return the value; Python takes True for 1, which is a typing error in a parameter file."""
+    if isinstance(value, (bool, bytes)):
         kind = "bytes" if isinstance(value, bytes) else "true or false"
         raise ValueError(f"must be a number, not {kind}")
     return value
 
 
 def _whole(value: Any) -> Any:
-    """The integer that a text means; YAML reads 1e4 as text."""
+    """Return the integer that a text means; YAML reads 1e4 as text."""
     if not isinstance(value, str):
         return _number(value)
     with suppress(ValueError):
@@ -147,17 +146,14 @@ def _whole(value: Any) -> Any:
 
 
 def _list(value: Any, info: ValidationInfo) -> Any:
-    if isinstance(value, (list, tuple)):  # a set has no order, and a generator may have no end
+    """Return a list or tuple; a set has no order, and a generator may have no end."""
+    if isinstance(value, (list, tuple)):
         return value
     example = list(RunConfig.model_fields[str(info.field_name)].default) or [1000]
-    text = (
-        value
-        if isinstance(value, str) and re.fullmatch(r"\[[\d., e-]{1,60}\]", value)
-        else str(example)
-    )
-    raise ValueError(
-        f'must be a list, such as {example}; papermill passes a list by -y "{info.field_name}: {text}" or by a file (-f)'
-    )
+    listed = isinstance(value, str) and re.fullmatch(r"\[[\d., e-]{1,60}\]", value)
+    passed = f'-y "{info.field_name}: {value if listed else example}"'
+    ways = f"papermill passes a list by {passed} or by a file (-f)"
+    raise ValueError(f"must be a list, such as {example}; {ways}")
 
 
 def _text(value: Any) -> Any:
@@ -172,23 +168,15 @@ def _path(value: str) -> str:
 
 
 Number, Whole, List = BeforeValidator(_number), BeforeValidator(_whole), BeforeValidator(_list)
-
-
+Natural = Annotated[int, Field(ge=0, le=10**9), Whole]
 Count = Annotated[int, Field(ge=1, le=10**9), Whole]
-
-
 Size = Annotated[int, Field(ge=1, le=2**16), Whole]
-
-
+Processes = Annotated[int, Field(ge=1, le=1024), Whole]
 Weight = Annotated[float, Field(ge=0, le=1e9), Number]
-
-
 Share = Annotated[float, Field(ge=0, le=1), Number]
-
-
 Decay = Annotated[float, Field(ge=0, lt=1), Number]
-
-
+Precision = Literal["32-true", "bf16-mixed"]
+Device = Annotated[str, Field(strict=True, pattern=r"^(auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?)$")]
 PathName = Annotated[
     str,
     Field(strict=True, min_length=1, max_length=1000),
@@ -196,85 +184,169 @@ PathName = Annotated[
     BeforeValidator(_text),
 ]
 
+FREE, MEMBER = "may change on resume", "may differ within an ensemble"
+T = TypeVar("T")
+Free = Annotated[T, FREE]
+"""Type of a parameter that says where and how often, not what is computed."""
+Member = Annotated[T, MEMBER]
+"""Type of a parameter in which the members of an ensemble may differ."""
+
 
 class RunConfig(BaseModel):
-    """Parameters of one run; the training notebooks list every parameter with its meaning.
+    """Parameters of one run, checked together.
 
-    The defaults depend on the kind of data and are those of the notebook for it. For points they stand below: the laptop
-    protocol on 8 Gaussians, setting C1, about a minute. For images IMAGE_DEFAULTS replaces some of them: six epochs of
-    the embedded digits, a few minutes.
-    resolution: None is the size of the data set, 128 for a folder. After construction it is a number for images.
-    feature_network: "auto" is "mnist-classifier" for digits and None for other data. It never stays "auto".
-    data_dir, fid_weights, run_dir: text or a Path; `~` is the home folder.
-    Numbers may come as text, as papermill's -r passes them, whole ones also as 1e4.
-    Raises ParameterError, in one line that names the parameter, its value and the way out, for unknown names (with the
-    nearest known one), wrong types, values out of range and values that do not fit together.
+    Defaults depend on the kind of data. For points they are the laptop protocol on 8 Gaussians,
+    setting C1, about a minute; for images six epochs of the embedded digits, a few minutes.
+    Numbers may come as text, as papermill's -r passes them, whole ones also as 1e4; paths as text
+    or a Path, where `~` is the home folder.
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
     model: ModelName = "as_intro"
-    dataset: DatasetName = "8gaussians"
-    data_dir: PathName | None = None
-    download: bool = False
+    """vae, intro, soft_intro, as_intro or wgan_gp."""
+    dataset: Member[DatasetName] = "8gaussians"
+    """name of the data set.
+    Its kind, points or images, decides on the defaults of other parameters."""
+    data_dir: Free[PathName | None] = None
+    """folder of data sets; None: $ASINTROVAE_DATA, ./data.
+    None takes the first of the two that holds the set. For dataset "folder" it is the folder of the
+    images."""
+    download: Free[bool] = False
+    """let torchvision fetch a missing data set."""
     resolution: Annotated[int, Field(ge=8, le=4096), Whole] | None = None
+    """height and width of a folder's images; None: 128.
+    From 8 to 4096 pixels. For other images it is the size of the data set, for points None."""
     mirror: bool = False
+    """flip half of the training images, drawn anew each epoch."""
     fit: Literal["crop", "squeeze"] = "crop"
-    strict_images: bool = False
-    workers: Annotated[int, Field(ge=0, le=256), Whole] | None = None
+    """files to squares: crop (the central one) or squeeze (all)."""
+    strict_images: Free[bool] = False
+    """stop at an unreadable image, do not skip it."""
+    workers: Free[Annotated[int, Field(ge=0, le=256), Whole] | None] = None
+    """processes that decode large sets; None: one per core.
+    None is at most 8; 0 decodes in the process of the run; 256 at most."""
     latent_dim: Size = 2
+    """n, axes of the latent space.
+    At most 65536."""
     decoder_std: Weight = 0.0
+    """σ of p(x|z); above 0 fakes are draws, 2 axes noise.
+    For autoencoders of points with at least three latent axes; the last two are the noise."""
     widths: Annotated[tuple[Size, ...], Field(min_length=1, max_length=16), List] = (128, 128)
+    """hidden layers, or channels per halving of images.
+    The reference protocol has four of 256 for points, `theory.networks.PUBLISHED_WIDTHS` for
+    images. At most 16 entries."""
     fourier_features: Annotated[int, Field(ge=0, le=2**16), Whole] = 0
-    beta_rec: Weight = 0.2
-    beta_kl: Weight = 0.3
-    beta_neg: Weight = 0.9
-    alpha: Annotated[float, Field(ge=1e-6, le=1e6), Number] = 2.0
-    gamma_r: Weight = 1e-8
-    margin: Weight = 10.0
+    """number of sinusoids beside each network's input.
+    For points only; at most 65536."""
+    beta_rec: Member[Weight] = 0.2
+    """β_rec, weight of the reconstruction error."""
+    beta_kl: Member[Weight] = 0.3
+    """β_kl, weight of the KL divergence of real data."""
+    beta_neg: Member[Weight] = 0.9
+    """β_neg, weight of the divergence of fakes."""
+    alpha: Member[Annotated[float, Field(ge=1e-6, le=1e6), Number]] = 2.0
+    """α, sharpness of the soft threshold (soft_intro, as_intro).
+    From 1e-6 to 1e6."""
+    gamma_r: Member[Weight] = 1e-8
+    """γ_r, weight of reconstructing fakes."""
+    margin: Member[Weight] = 10.0
+    """m, margin in nats (intro)."""
     kl_annealing: Share = 0.0
+    """share of the run over which β_kl rises to its value.
+    It begins at a tenth of it."""
     kernel: Literal["mean", "product", "prior"] = "mean"
+    """of the AS-Distance: mean, product or prior (as_intro)."""
     estimator: Literal["v", "u"] = "v"
+    """of the AS-Distance: v (all pairs) or u (unbiased)."""
     pairing: Literal["reconstructed", "real"] = "reconstructed"
+    """reconstructed or real: what D sets against x_g."""
     squash: bool = False
-    distance_weight: Weight = 1.0
-    c: Share | None = None
-    beta_rec_decoder: Weight | None = None
-    beta_neg_decoder: Weight | None = None
+    """D of tanh(μ) and tanh(log λ), as in the published code."""
+    distance_weight: Member[Weight] = 1.0
+    """multiplies the AS-Distance; 1 as in the paper."""
+    c: Member[Share | None] = None
+    """weight of KL against D, 0 to 1; None anneals it."""
+    beta_rec_decoder: Member[Weight | None] = None
+    """β_rec of the decoder; None: the same (intro)."""
+    beta_neg_decoder: Member[Weight | None] = None
+    """β_neg of the decoder; None: the same (intro)."""
     hinge: Literal["example", "batch"] = "example"
-    reconstruction_hinge: Weight = 1.0
+    """[m - KL]+ per example, or of the batch mean (intro)."""
+    reconstruction_hinge: Member[Weight] = 1.0
+    """factor of the hinge of x_r (intro)."""
     detach_fakes: bool = True
+    """R(sg x_r) in the encoder phase; False: R(x_r).
+    False is the form of the published code."""
     c_schedule: Literal["linear", "tanh"] = "linear"
+    """linear: min(5 i / T, 1), or tanh: tanh(5 i / T)."""
     distance_reduction: Literal["mean", "sum"] = "mean"
-    distance_weight_decoder: Weight | None = None
+    """D over pairs, axes (encoder): mean or sum."""
+    distance_weight_decoder: Member[Weight | None] = None
+    """of the decoder's D; None: the same."""
     squash_kl: bool = False
-    gradient_penalty: Weight = 10.0
+    """tanh(μ), tanh(log λ) in the decoder's KL of fakes."""
+    gradient_penalty: Member[Weight] = 10.0
+    """λ_gp, weight of the gradient penalty (wgan_gp)."""
     critic_steps: Annotated[int, Field(ge=1, le=1000), Whole] = 5
+    """critic steps per generator step (wgan_gp)."""
     iterations: Count = 8000
-    warmup: Annotated[int, Field(ge=0, le=10**9), Whole] | None = None
+    """T, length of the run.
+    The reference protocol for points has 30000."""
+    warmup: Natural | None = None
+    """iterations of plain VAE at the start; None: T / 16."""
     batch_size: Annotated[int, Field(ge=1, le=2**20), Whole] = 256
+    """B, examples per iteration.
+    The reference protocol has 512 points or 128 images."""
     learning_rate: Annotated[float, Field(gt=0, le=1), Number] = 1e-3
+    """step size of Adam.
+    The reference protocol has 2e-4."""
     adam_betas: Annotated[tuple[Decay, Decay], List] = (0.9, 0.999)
+    """decay of Adam's moments; 0, 0.9 for wgan_gp."""
     milestones: Annotated[tuple[Count, ...], Field(max_length=1000), List] = ()
+    """iterations where the learning rate falls to a tenth."""
     ema: Decay = 0.0
-    seed: Annotated[int, Field(ge=0, lt=2**63), Whole] = 0
-    device: Annotated[
-        str, Field(strict=True, pattern=r"^(auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?)$")
-    ] = "auto"
-    devices: Annotated[int, Field(ge=1, le=1024), Whole] = 1
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """decay of the decoder's moving average, in [0, 1); 0 is none.
+    0.999 suits long runs on images."""
+    seed: Member[Annotated[int, Field(ge=0, lt=2**63), Whole]] = 0
+    """fixes initial weights, data, noise and evaluation."""
+    device: Free[Device] = "auto"
+    """auto (cuda if there is one, else cpu), cpu, mps, cuda.
+    Or one GPU, cuda:0 to cuda:99."""
+    devices: Free[Processes] = 1
+    """processes that share each batch, one per GPU."""
+    precision: Precision = "32-true"
+    """32-true, or bf16-mixed: layers compute in 16 bits."""
     channels_last: bool = False
+    """memory layout; convolutions may run faster.
+    For images only."""
     compile: bool = False
-    threads: Annotated[int, Field(ge=1, le=1024), Whole] | None = None
-    evaluation_samples: Annotated[int, Field(ge=2, le=10**7), Whole] = 5000
-    feature_network: Literal["auto", "mnist-classifier", "inception"] | None = None
-    fid_weights: PathName | None = None
-    fid_precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    log_every: Count = 100
-    checkpoint_every: Count = 1000
-    run_dir: PathName = "runs/toy"
+    """torch.compile: a slow start, then faster steps."""
+    threads: Free[Processes | None] = None
+    """CPU threads; None: chosen for machine and network."""
+    evaluation_samples: Free[Annotated[int, Field(ge=2, le=10**7), Whole]] = 5000
+    """examples of either kind that metrics compare.
+    Test examples, if there are so many, and as many generated ones."""
+    feature_network: Free[Literal["auto", "mnist-classifier", "inception"] | None] = None
+    """mnist-classifier, inception (gives FID) or None.
+    "auto" is "mnist-classifier" for digits and None for other data; it never stays "auto"."""
+    fid_weights: Free[PathName | None] = None
+    """file of inception's weights; None downloads them."""
+    fid_precision: Free[Precision] = "32-true"
+    """of inception's features: 32-true, bf16-mixed.
+    bf16-mixed is faster and gives another score."""
+    log_every: Free[Count] = 100
+    """iterations between two rows of the history."""
+    checkpoint_every: Free[Count] = 1000
+    """iterations between two checkpoints."""
+    run_dir: Free[PathName] = "runs/toy"
+    """everything the run leaves behind goes here."""
 
     def __init__(self, **parameters: Any) -> None:
         try:
@@ -285,116 +357,128 @@ class RunConfig(BaseModel):
             raise ParameterError("; ".join(problems[:5] + more)) from None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _lengths_fit(self) -> Self:
+        """Check what parameters of the loop say about each other."""
+        warmup = f"warmup={self.warmup}"
+        iterations = f"iterations={self.iterations}"
         if self.warmup is not None and self.warmup > self.iterations:
-            raise ValueError(
-                f"warmup={self.warmup} exceeds iterations={self.iterations}; lower it or leave it out"
-            )
+            raise ValueError(f"{warmup} exceeds {iterations}; lower it or leave it out")
         anneals = self.model == "as_intro" and self.c is None and self.c_schedule == "linear"
         if anneals and 5 * self.warmup_iterations() >= self.iterations > 1:
-            raise ValueError(
-                f"warmup={self.warmup} leaves nothing of the annealing: c reaches 1 after {self.iterations // 5} of "
-                f"iterations={self.iterations}, before the game begins; shorten warmup or fix c in [0, 1]"
-            )
+            reached = f"c reaches 1 after {self.iterations // 5} of {iterations}"
+            way_out = "shorten warmup or fix c in [0, 1]"
+            lost = f"leaves nothing of the annealing: {reached}, before the game begins"
+            raise ValueError(f"{warmup} {lost}; {way_out}")
+        return self
+
+    @model_validator(mode="after")
+    def _machine_fits(self) -> Self:
+        """Check devices against the batch, and that a folder is named."""
+        devices = f"devices={self.devices}"
         if self.dataset == "folder" and self.data_dir is None:
-            raise ValueError(
-                "dataset='folder' needs data_dir, the folder that holds the images, got data_dir=None"
-            )
+            needed = "data_dir, the folder that holds the images, got data_dir=None"
+            raise ValueError(f"dataset='folder' needs {needed}")
         if self.batch_size % self.devices:
-            raise ValueError(
-                f"devices={self.devices} cannot share batch_size={self.batch_size} equally; make batch_size a multiple of devices"
-            )
+            what = f"cannot share batch_size={self.batch_size} equally"
+            raise ValueError(f"{devices} {what}; make batch_size a multiple of devices")
         if self.devices > 1 and ":" in self.device:
+            one = f"device={self.device!r} is one GPU"
+            raise ValueError(f"{one}, but {devices}; use device='cuda'")
+        return self
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> Self:
+        """Check parameters that are for one kind of data set."""
+        points = self.dataset in POINTS
+        given = f"dataset={self.dataset!r}"
+        if self.channels_last and points:
+            raise ValueError(f"channels_last=True is for images, but {given}; leave it out")
+        if self.fourier_features and not points:
+            features = f"fourier_features={self.fourier_features}"
+            raise ValueError(f"{features} is for points, but {given}; leave it out")
+        if self.decoder_std and (not points or self.model == "wgan_gp" or self.latent_dim < 3):
+            taken = "takes the last two latent axes of an autoencoder of points for its noise"
+            given = f"{given}, model={self.model!r} and latent_dim={self.latent_dim} do not allow"
+            way_out = "an autoencoder of points with latent_dim of at least 3"
             raise ValueError(
-                f"device={self.device!r} is one GPU, but devices={self.devices}; use device='cuda'"
+                f"decoder_std={self.decoder_std} {taken}, which {given}; "
+                f"use decoder_std=0, or {way_out}"
             )
-        if self.channels_last and self.dataset in DATASETS["points"]:
-            raise ValueError(
-                f"channels_last=True is for images, but dataset={self.dataset!r}; leave it out"
-            )
-        if self.fourier_features and self.dataset in DATASETS["images"]:
-            raise ValueError(
-                f"fourier_features={self.fourier_features} is for points, but dataset={self.dataset!r}; leave it out"
-            )
-        if self.decoder_std and (
-            self.dataset not in DATASETS["points"] or self.model == "wgan_gp" or self.latent_dim < 3
-        ):
-            given = (
-                f"dataset={self.dataset!r}, model={self.model!r} and latent_dim={self.latent_dim}"
-            )
-            raise ValueError(
-                f"decoder_std={self.decoder_std} takes the last two latent axes of an autoencoder of points for its noise, "
-                f"which {given} do not allow; use decoder_std=0, or an autoencoder of points with latent_dim of at least 3"
-            )
+        return self
+
+    @model_validator(mode="after")
+    def _estimator_fits(self) -> Self:
+        """Check that the unbiased estimator has pairs, and all that it needs."""
         if self.model == "as_intro" and self.estimator == "u" and self.batch_size < 2:
-            raise ValueError(
-                "estimator='u' needs batch_size of at least 2, got batch_size=1; use estimator='v'"
-            )
+            needed = "batch_size of at least 2, got batch_size=1"
+            raise ValueError(f"estimator='u' needs {needed}; use estimator='v'")
         if self.distance_reduction == "sum" and self.estimator == "u":
-            raise ValueError(
-                "distance_reduction='sum' takes all pairs, but estimator='u' leaves some out; use estimator='v'"
-            )
+            left_out = "takes all pairs, but estimator='u' leaves some out"
+            raise ValueError(f"distance_reduction='sum' {left_out}; use estimator='v'")
         return self
 
     @model_validator(mode="after")
     def _images_fit(self) -> Self:
+        """Check the size and the number of images; of images the size is known by now."""
         size, times = self.resolution, len(self.widths)
-        if size is None:  # points; of images the size is known by now
+        if size is None:
             return self
-        if self.dataset in DATASETS["points"]:
-            raise ValueError(
-                f"resolution={size} is for images, but dataset={self.dataset!r}; leave it out"
-            )
-        own = RESOLUTIONS[self.dataset]
+        given = f"dataset={self.dataset!r}"
+        if self.dataset in POINTS:
+            raise ValueError(f"resolution={size} is for images, but {given}; leave it out")
+        own = _size_of(self.dataset)
         if self.dataset != "folder" and size != own:
-            raise ValueError(
-                f"resolution={size}: dataset={self.dataset!r} has images of {own}x{own}; leave it out"
-            )
+            raise ValueError(f"resolution={size}: {given} has images of {own}x{own}; leave it out")
         if size % 2**times:
-            raise ValueError(
-                f"widths={self.widths} halves the image {times} times, which resolution={size} does not allow; "
-                f"use fewer widths, or a resolution that is a multiple of {2**times}"
-            )
+            halved = f"widths={self.widths} halves the image {times} times"
+            way_out = f"use fewer widths, or a resolution that is a multiple of {2**times}"
+            raise ValueError(f"{halved}, which resolution={size} does not allow; {way_out}")
         if self.batch_size == 1 and size == 2**times:
-            raise ValueError(
-                f"batch_size=1 leaves BatchNorm nothing to average: widths={self.widths} halve the image to 1x1; "
-                "use a larger batch_size or fewer widths"
-            )
-        count = TRAINING_IMAGES.get(self.dataset, self.batch_size)
+            halved = f"widths={self.widths} halve the image to 1x1"
+            halved = f"nothing to average: {halved}"
+            way_out = "use a larger batch_size or fewer widths"
+            raise ValueError(f"batch_size=1 leaves BatchNorm {halved}; {way_out}")
+        count = REGISTRY[self.dataset].training_images or self.batch_size
         if self.batch_size > count:
-            raise ValueError(
-                f"batch_size={self.batch_size} exceeds the {count} training images of dataset={self.dataset!r}; lower it"
-            )
+            images = f"the {count} training images of {given}"
+            raise ValueError(f"batch_size={self.batch_size} exceeds {images}; lower it")
         return self
 
     @model_validator(mode="after")
     def _features_fit(self) -> Self:
+        """Check that the feature network knows such data, and has enough of them."""
         if self.feature_network is None:
             return self
-        given = f"feature_network={self.feature_network!r}"
-        if self.dataset in DATASETS["points"]:
-            raise ValueError(
-                f"{given} looks at images, dataset={self.dataset!r} is points; use feature_network=None"
-            )
-        if self.feature_network == "mnist-classifier" and self.dataset not in DIGITS:
-            raise ValueError(
-                f"{given} knows digits only, not dataset={self.dataset!r}; use feature_network='inception' or None"
-            )
+        network, given = f"feature_network={self.feature_network!r}", f"dataset={self.dataset!r}"
+        if self.dataset in POINTS:
+            way_out = "use feature_network=None"
+            raise ValueError(f"{network} looks at images, {given} is points; {way_out}")
+        if self.feature_network == "mnist-classifier" and not REGISTRY[self.dataset].digits:
+            way_out = "use feature_network='inception' or None"
+            raise ValueError(f"{network} knows digits only, not {given}; {way_out}")
         if self.evaluation_samples < 4:
-            raise ValueError(
-                f"{given} needs evaluation_samples of at least 4, got {self.evaluation_samples}"
-            )
+            needed = f"evaluation_samples of at least 4, got {self.evaluation_samples}"
+            raise ValueError(f"{network} needs {needed}")
         return self
 
     @classmethod
     def from_namespace(cls, namespace: Mapping[str, Any], kind: str | None = None) -> Self:
-        """Return the parameters that the `parameters` cell of a notebook and papermill left as variables.
+        """Return the parameters that a notebook's cell and papermill left as variables.
 
-        namespace: `globals()` of the notebook. Besides the known names every variable that holds text, a number, None, a
-        list or a mapping is taken for a parameter, so that a misspelt one is noticed. Left out are names with a leading
-        underscore, and names that cells behind the Configuration made when the notebook ran before in the same kernel.
-        kind: "points" or "images", the data sets that the notebook can draw; None is any.
-        Raises ParameterError as RunConfig does, and for a data set of another kind.
+        Besides the known names every variable that holds text, a number, None, a list or a mapping
+        is taken for a parameter, so that a misspelt one is noticed. Left out are names with a
+        leading underscore, and names that cells behind the Configuration made when the notebook ran
+        before in the same kernel.
+
+        Args:
+            namespace: `globals()` of the notebook.
+            kind: "points" or "images", the data sets that the notebook can draw; None is any.
+
+        Returns:
+            The parameters of the run.
+
+        Raises:
+            ParameterError: as RunConfig does, and for a data set of another kind.
         """
         later = _made_later(namespace)
         given = {
@@ -404,19 +488,30 @@ class RunConfig(BaseModel):
         }
         config = cls(**given)
         if kind is not None and config.dataset not in DATASETS[kind]:
-            raise ParameterError(
-                f"dataset={config.dataset!r}: this notebook takes {', '.join(DATASETS[kind])}"
-            )
+            takes = f"this notebook takes {', '.join(DATASETS[kind])}"
+            raise ParameterError(f"dataset={config.dataset!r}: {takes}")
         if isinstance(namespace, MutableMapping) and not _history(namespace):
             namespace["_read_before"] = id(namespace), frozenset(namespace) - later
         return config
 
     def warmup_iterations(self) -> int:
-        """Iterations of plain VAE before the introspective game: `warmup`, by default a sixteenth of the run."""
+        """Return the iterations of plain VAE before the introspective game.
+
+        Returns:
+            `warmup`, by default a sixteenth of the run.
+
+        Example:
+            >>> RunConfig(iterations=8000).warmup_iterations()
+            500
+        """
         return self.iterations // 16 if self.warmup is None else self.warmup
 
     def torch_device(self) -> torch.device:
-        """The device of the run; "auto" is CUDA where there is one. ParameterError if the one asked for is missing."""
+        """Return the device of the run; "auto" is CUDA where there is one.
+
+        Raises:
+            ParameterError: where the device asked for is missing.
+        """
         name = self.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -425,103 +520,156 @@ class RunConfig(BaseModel):
             "mps": torch.backends.mps.is_available(),
             "cpu": True,
         }
+        given = f"device={name!r}: this machine has"
         if not available[name.split(":")[0]]:
-            raise ParameterError(
-                f"device={name!r}: this machine has none; use device='auto' or 'cpu'"
-            )
+            raise ParameterError(f"{given} none; use device='auto' or 'cpu'")
         device, count = torch.device(name), torch.cuda.device_count()
         if device.type == "cuda" and (device.index or 0) >= count:
-            raise ParameterError(
-                f"device={name!r}: this machine has {count} GPUs, counted from cuda:0; use device='auto'"
-            )
+            counted = f"{count} GPUs, counted from cuda:0"
+            raise ParameterError(f"{given} {counted}; use device='auto'")
         return device
 
 
-def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the saved parameters of a run, completed by the defaults of those that did not exist when it began.
+def description_of(name: str) -> str:
+    """Return the description of a parameter in one paragraph, with its default and its marks."""
+    field = RunConfig.model_fields[name]
+    default = f"Default {field.default!r}"
+    if name in IMAGE_DEFAULTS:
+        default += f", for images {IMAGE_DEFAULTS[name]!r}"
+    marks = [mark for mark in (FREE, MEMBER) if mark in field.metadata]
+    return " ".join(f"{field.description or ''} {'; '.join([default, *marks])}.".split())
 
-    saved: name -> value as in JSON. A parameter that is added has one default for all kinds of data, that of its field.
+
+def marked(mark: str) -> tuple[str, ...]:
+    """Return the names of the parameters that bear a mark, FREE or MEMBER, in order."""
+    return tuple(name for name, field in RunConfig.model_fields.items() if mark in field.metadata)
+
+
+def _manual() -> str:
+    """Return the docstring of RunConfig, completed by its parameters, an example and its error."""
+    wrap = textwrap.TextWrapper(100, " " * 8, " " * 12, break_on_hyphens=False)
+    names = RunConfig.model_fields
+    parameters = [wrap.fill(f"{name}: {description_of(name)}") for name in names]
+    return "\n".join([RunConfig.__doc__ or "", "    Args:", *parameters, MANUAL_END])
+
+
+MANUAL_END = """
+    Raises:
+        ParameterError: in one line that names the parameter, its value and the way out, for unknown
+            names (with the nearest known one), wrong types, values out of range and values that do
+            not fit together.
+
+    Example:
+        >>> config = RunConfig(model="soft_intro", dataset="rings", iterations="1e4")
+        >>> config.iterations, config.batch_size
+        (10000, 256)
+    """
+RunConfig.__doc__ = _manual()
+
+
+def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the saved parameters of a run, completed by the defaults of those added since.
+
+    A parameter that is added has one default for all kinds of data, that of its field.
     `resolution`, which once was 128 whatever the data set, becomes the size of the data set.
+
+    Args:
+        saved: name -> value as in JSON.
     """
     filled = RunConfig().model_dump(mode="json") | dict(saved)
     if filled["dataset"] != "folder" or filled["resolution"] is None:
-        filled["resolution"] = RESOLUTIONS.get(filled["dataset"])
+        filled["resolution"] = _size_of(filled["dataset"])
     return filled
 
 
 def differences(
     saved: Mapping[str, Any], wanted: Mapping[str, Any], free: Collection[str] = ()
 ) -> str:
-    """Return what differs between two runs as "name X there, Y here", joined by commas; empty where nothing does.
+    """Return what differs between two runs.
 
-    saved, wanted: name -> value as in JSON; the names of `wanted` are compared. free: names that may differ.
+    Args:
+        saved: name -> value as in JSON.
+        wanted: the same; its names are compared.
+        free: names that may differ.
+
+    Returns:
+        "name X there, Y here", joined by commas; empty where nothing differs.
+
+    Example:
+        >>> differences({"seed": 0}, {"seed": 1})
+        'seed 0 there, 1 here'
     """
     names = [name for name in wanted if name not in free and saved.get(name) != wanted[name]]
     return ", ".join(f"{name} {saved.get(name)!r} there, {wanted[name]!r} here" for name in names)
 
 
+def _size_of(name: str) -> int | None:
+    """Return the default of `resolution`: the size of a data set of images, None for points."""
+    if name in POINTS or name not in REGISTRY:
+        return None
+    shape = REGISTRY[name].shape
+    return FOLDER_RESOLUTION if shape is None else shape[1]
+
+
 def _with_defaults_of_kind(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters with the defaults that depend on the data set, where it is one of images."""
+    """Return parameters with the defaults that depend on the data set, where it is of images."""
     dataset = given.get("dataset")
     images = isinstance(dataset, str) and dataset in DATASETS["images"]
     filled = {**(IMAGE_DEFAULTS if images else {}), **given}
     if images and filled.get("resolution") is None:
-        filled["resolution"] = RESOLUTIONS[str(dataset)]
+        filled["resolution"] = _size_of(str(dataset))
     network = filled.get("feature_network")
     if isinstance(network, str) and network == "auto":
-        filled["feature_network"] = "mnist-classifier" if images and dataset in DIGITS else None
+        digits = images and REGISTRY[str(dataset)].digits
+        filled["feature_network"] = "mnist-classifier" if digits else None
     return filled
 
 
 def _is_parameter(name: str, value: Any) -> bool:
+    """Return whether a variable of a notebook is taken for a parameter."""
     plain = isinstance(value, (str, bytes, int, float, list, tuple, dict, set)) or value is None
     own = name.startswith("_") or name in ("In", "Out")  # IPython's
     return name in RunConfig.model_fields or (plain and not own)
 
 
 def _made_later(namespace: Mapping[str, Any]) -> set[str]:
-    """Names that cells behind an earlier Configuration made, by IPython's history; a cell of parameters ends them.
+    """Return the names that cells behind an earlier Configuration made, by IPython's history.
 
-    Without a history: all names that were not there at an earlier call.
+    A cell of parameters ends them. Without a history: all names that were not there at an earlier
+    call.
     """
+    known = RunConfig.model_fields.keys()
     history = _history(namespace)
     if not history:
         whose, before = namespace.get("_read_before", (None, frozenset()))
-        return (
-            set(namespace) - before - RunConfig.model_fields.keys()
-            if whose == id(namespace)
-            else set()
-        )
+        return set(namespace) - before - known if whose == id(namespace) else set()
     later: set[str] = set()
     behind = False
     for cell in history[:-1]:  # the last one is this call
         names = _assigned(cell)
-        behind = "from_namespace" in cell or (behind and not names & RunConfig.model_fields.keys())
+        behind = "from_namespace" in cell or (behind and not names & known)
         later = later | names if behind else later - names
-    return later - RunConfig.model_fields.keys()
+    return later - known
 
 
 def _history(namespace: Mapping[str, Any]) -> list[str]:
-    """The cells that IPython has run, in order, the present one last."""
+    """Return the cells that IPython has run, in order, the present one last."""
     return [cell for cell in namespace.get("In", []) if cell]
 
 
 def _assigned(cell: str) -> set[str]:
-    """Names that the code of a cell assigns."""
+    """Return the names that the code of a cell assigns."""
     try:
         nodes = list(ast.walk(ast.parse(cell)))
     except (SyntaxError, ValueError):
         return set()
-    return {
-        node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
+    names = (node for node in nodes if isinstance(node, ast.Name))
+    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
 
 
+WHOLE = ("int_type", "int_parsing", "int_parsing_size", "int_from_float")
 MESSAGES = {
-    **dict.fromkeys(
-        ("int_type", "int_parsing", "int_parsing_size", "int_from_float"),
-        "must be a whole number, such as 1000",
-    ),
+    **dict.fromkeys(WHOLE, "must be a whole number, such as 1000"),
     **dict.fromkeys(("float_type", "float_parsing"), "must be a number, such as 0.5"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
     "finite_number": "must be finite",
@@ -532,17 +680,19 @@ MESSAGES = {
     "string_type": "must be text",
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
-    "string_pattern_mismatch": "must be 'auto', 'cpu', 'mps', 'cuda' or one GPU, 'cuda:0' to 'cuda:99'",  # device
+    "string_pattern_mismatch": (  # device
+        "must be 'auto', 'cpu', 'mps', 'cuda' or one GPU, 'cuda:0' to 'cuda:99'"
+    ),
     "literal_error": "must be {expected}",
     "too_short": "must have {min_length} or more entries, got {actual_length}",
     "too_long": "must have {max_length} or fewer entries, got {actual_length}",
     "missing": "must have two entries",  # adam_betas
 }
-"""What the errors of pydantic mean, by type."""
+"""Meaning of pydantic's errors, by type."""
 
 
 def _in_one_line(problem: dict[str, Any]) -> str:
-    """One line for one of pydantic's errors."""
+    """Return one line for one of pydantic's errors."""
     if not problem["loc"]:  # from a validator of the whole, which names its parameters itself
         return str(problem["ctx"]["error"])
     name, value = str(problem["loc"][0]), problem["input"]
@@ -554,20 +704,19 @@ def _in_one_line(problem: dict[str, Any]) -> str:
     message = message.removeprefix("Value error, ")
     if value is None:
         return f"{name}=None: {message}; leave it out for the default"
-    if problem["type"] in ("literal_error", "string_pattern_mismatch") and (
-        near := _nearest(value, message)
-    ):
+    chosen = problem["type"] in ("literal_error", "string_pattern_mismatch")
+    if chosen and (near := _nearest(value, message)):
         message += f"; did you mean {near[0]!r}?"
     return f"{name}={short(value)}: {message}"
 
 
 def _as_written(limit: Any) -> Any:
-    """A limit of a range without the decimals of a whole number."""
+    """Return a limit of a range without the decimals of a whole number."""
     return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
 
 
 def _nearest(value: Any, message: str) -> list[str]:
-    """The one of the options quoted in a message that the value was probably meant to be, if any."""
+    """Return the option quoted in a message that the value was probably meant to be, if any."""
     if not isinstance(value, str):
         return []
     text = value[:100].strip().lower()
@@ -576,19 +725,13 @@ def _nearest(value: Any, message: str) -> list[str]:
 
 
 _shortened = reprlib.Repr()
-
-
-(
-    _shortened.maxlevel,
-    _shortened.maxlist,
-    _shortened.maxtuple,
-    _shortened.maxstring,
-    _shortened.maxother,
-) = 2, 16, 16, 100, 100
+_shortened.maxlevel = 2
+_shortened.maxlist = _shortened.maxtuple = 16
+_shortened.maxstring = _shortened.maxother = 100
 
 
 def short(value: Any) -> str:
-    """repr of a value in one line of at most 200 characters, whatever it is."""
+    """Return the repr of a value in one line of at most 200 characters, whatever it is."""
     try:
         text = _shortened.repr(value)
     except Exception:  # an integer of thousands of digits has no repr, and an object's own may fail

@@ -1,4 +1,4 @@
-"""Files: where those of the project are, how one is written, and how a damaged one is named."""
+"""Files of the project: their places, how one is written, and how a damaged one is named."""
 
 import csv
 import glob
@@ -14,17 +14,21 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def embedded(name: str) -> Path:
-    """Folder `name` of the embedded data: inside an installed wheel, or data/ of a source checkout.
+    """Return a folder of the embedded data.
 
-    Raises FileNotFoundError with the places looked at.
+    Args:
+        name: of the folder, inside an installed wheel or in data/ of a source checkout.
+
+    Raises:
+        FileNotFoundError: with the places looked at.
     """
     places = [PACKAGE / "_data" / name, PACKAGE.parent / "data" / name]
     for place in places:
         if place.exists():
             return place
-    raise FileNotFoundError(
-        f"embedded data {name!r} not found in {' or '.join(map(str, places))}; reinstall the package"
-    )
+    looked_at = " or ".join(map(str, places))
+    missing = f"embedded data {name!r} not found in {looked_at}"
+    raise FileNotFoundError(f"{missing}; reinstall the package")
 
 
 STALE = 3600
@@ -36,9 +40,15 @@ def write_atomically(path: Path, content: bytes, previous: Path | None = None) -
 
     Several processes and threads may write one file: the last one wins. Of a symbolic link the
     target is written. Temporary files are named NAME.XXXXXXXX.tmp, in the folder of the file.
-    previous: the path that the old content keeps, in the same folder; without it it is gone.
-    Raises OSError, in one line that names the file, where it cannot be written; the old content
-    then stays where it was.
+
+    Args:
+        path: the file.
+        content: all of it.
+        previous: the path that the old content keeps, in the same folder; without it it is gone.
+
+    Raises:
+        OSError: in one line that names the file, where it cannot be written; the old content then
+            stays where it was.
     """
     linked = path.is_symlink()
     target = path.resolve() if linked else path

@@ -1,11 +1,10 @@
-"""Images are floats in [0, 1]; those in another range would give numbers that look right."""
+"""Checks that images are floats in [0, 1]; another range would give numbers that look right."""
 
 import torch
 from torch import Tensor
 
 OUTSIDE = 0.2
-"""Mean distance of all values from [0, 1] that generated images may have: decoders have no bounds."""
-
+"""Mean distance of all values from [0, 1] that images of a decoder may have; it has no bounds."""
 
 WAYS_OUT = "divide 0..255 by 255, and map -1..1 by (x + 1) / 2"
 
@@ -13,8 +12,14 @@ WAYS_OUT = "divide 0..255 by 255, and map -1..1 by (x + 1) / 2"
 def check_other_range(name: str, images: Tensor, generated: bool = False) -> None:
     """Raise ValueError for images that are not floats in [0, 1]; values that are not finite pass.
 
-    name: of the argument. images: of any shape. generated: from a decoder, or with noise, so that
-    values may leave [0, 1] by OUTSIDE on average.
+    Args:
+        name: of the argument.
+        images: of any shape.
+        generated: from a decoder, or with noise, so that values may leave [0, 1] by OUTSIDE on
+            average.
+
+    Raises:
+        ValueError: in one line with the ways out.
     """
     if not images.is_floating_point():
         raise ValueError(f"{name} holds {images.dtype}, not floats in [0, 1]; {WAYS_OUT}")

@@ -1,4 +1,4 @@
-"""How many processors this process may use, and torch's number of threads while something runs."""
+"""Processors that this process may use, and torch's number of threads while something runs."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,8 @@ import torch
 def processors(root: Path = Path("/")) -> int:
     """Return how many processors this process may use: those of its affinity, fewer under a quota.
 
-    root: the folder that holds proc/self/cgroup and sys/fs/cgroup.
+    Args:
+        root: the folder that holds proc/self/cgroup and sys/fs/cgroup.
     """
     allowed = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -23,7 +24,8 @@ def quotas(root: Path) -> Iterator[float]:
     """Yield the processors that each control group of this process allows, those above it included.
 
     Version 2 keeps "quota period" in cpu.max, version 1 keeps two files; a group without a quota
-    yields nothing. A container may see its own group at the top, so every folder up to there counts.
+    yields nothing. A container may see its own group at the top, so every folder up to there
+    counts.
     """
     try:
         groups = (root / "proc/self/cgroup").read_text().splitlines()
@@ -54,9 +56,12 @@ def quota_of(folder: Path, version_1: bool) -> tuple[int, int]:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[int]:
-    """Let torch compute with `count` threads inside, and yield how many it had; restored at the end.
+    """Let torch compute with `count` threads inside, and restore its number at the end.
 
     The number is that of the calling thread and of threads that first call torch meanwhile.
+
+    Yields:
+        The number it had.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)

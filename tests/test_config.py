@@ -1,10 +1,24 @@
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 
 from asintrovae import ParameterError, RunConfig
-from asintrovae.config import DATASETS, differences, short, with_defaults
+from asintrovae.config import (
+    DATASETS,
+    FREE,
+    MEMBER,
+    REGISTRY,
+    description_of,
+    differences,
+    marked,
+    short,
+    with_defaults,
+)
+from asintrovae.data import DENSITIES
+from asintrovae.data.sources import OPENERS
 from asintrovae.files import embedded
 from asintrovae.running.records import load_records
 
@@ -323,3 +337,38 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
         match="device='cuda:2': this machine has 2 GPUs, counted from cuda:0; use device='auto'",
     ):
         RunConfig(device="cuda:2").torch_device()
+
+
+def test_every_data_set_of_the_registry_can_be_opened_and_no_other():
+    """Points are drawn, images are embedded, in a folder of the user or opened below a root."""
+    assert DATASETS["points"] == tuple(DENSITIES)
+    assert DATASETS["images"] == ("mnist-subset", *OPENERS, "folder")
+    assert {name for name, facts in REGISTRY.items() if facts.folder} == set(OPENERS)
+    for name, facts in REGISTRY.items():
+        shape = RunConfig(dataset=name, data_dir="x").resolution, facts.shape
+        assert shape in ((None, (2,)), (128, None)) or shape[0] == shape[1][1] == shape[1][2]
+
+
+def test_help_explains_every_parameter():
+    """Its meaning, its defaults and its marks, in the words that stand below the field."""
+    text = " ".join(RunConfig.__doc__.split())
+    for name, field in RunConfig.model_fields.items():
+        assert len(field.description) > 10, name
+        assert f" {name}: {' '.join(field.description.split())} Default {field.default!r}" in text
+    assert "Default 0.2, for images 1.0; may differ within an ensemble." in description_of(
+        "beta_rec"
+    )
+    assert description_of("devices").endswith("Default 1; may change on resume.")
+    assert not set(marked(FREE)) & set(marked(MEMBER))
+
+
+@pytest.mark.parametrize("notebook", ["toy", "images"])
+def test_comments_of_a_notebook_are_the_descriptions(notebook):
+    """Each is the first line of the description; papermill takes no " = " in it."""
+    text = (ROOT / "book" / "src" / "training" / f"{notebook}.md").read_text()
+    cell = text.split(":tags: [parameters]\n\n")[1].split("```")[0]
+    for line in cell.splitlines():
+        name, comment = re.fullmatch(r"(\w+): \w+ = .*?  # (.*)", line).groups()
+        assert comment == RunConfig.model_fields[name].description.split("\n")[0].removesuffix(".")
+        assert len(line) <= 80
+        assert " = " not in comment

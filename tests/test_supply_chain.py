@@ -305,11 +305,11 @@ def test_nothing_is_fetched_without_a_checksum():
 def test_data_sets_are_fetched_with_checksums():
     """What torchvision would download, caught before it does: each file comes with the MD5 that it
     must have."""
-    from asintrovae.data.sources import SOURCES, torchvision_datasets
+    from asintrovae.data.sources import OPENERS, torchvision_datasets
 
     utils = torchvision_datasets().utils
     names = [name for name in vars(utils) if name.startswith("download_")]
-    for name, (_, fetch) in SOURCES.items():
+    for name, fetch in OPENERS.items():
         asked = []
 
         def note(*arguments, asked=asked, **given):

@@ -1,4 +1,4 @@
-"""Data sets: 2-D densities (toy) and images."""
+"""Data sets: two-dimensional densities and images."""
 
 from typing import Protocol
 
@@ -20,12 +20,12 @@ __all__ = [
 
 
 def example_shape(config: RunConfig) -> tuple[int, ...]:
-    """Shape of one example of the run's data set: (2,) for points, (C, H, W) for images."""
+    """Return the shape of one example of the run, (2,) for points, (C, H, W) for images."""
     return (2,) if config.dataset in DENSITIES else image_shape(config)
 
 
 class Data(Protocol):
-    """What the loop asks of a data set."""
+    """Data set as the loop uses it."""
 
     def batch(self, index: int) -> Tensor:
-        """Batch number `index`, the same whenever it is asked for."""
+        """Return batch number `index`, the same whenever it is asked for."""

@@ -1,8 +1,9 @@
 """torchvision, also where it stands beside a CPU-only torch; the one place that imports it.
 
-Its wheel from PyPI is linked against CUDA, so that beside a CPU build of torch the import fails while it registers
-shapes for two operators that were never loaded. Declaring the two schemas lets datasets, transforms and models work;
-torchvision.ops.nms and the codecs of torchvision.io stay unavailable there, so images are decoded with PIL.
+Its wheel from PyPI is linked against CUDA, so that beside a CPU build of torch the import fails
+while it registers shapes for two operators that were never loaded. Declaring the two schemas lets
+datasets, transforms and models work; torchvision.ops.nms and the codecs of torchvision.io stay
+unavailable there, so images are decoded with PIL.
 """
 
 import torch

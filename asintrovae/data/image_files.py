@@ -1,4 +1,7 @@
-"""Image files of any kind to squares of RGB bytes, and back; by Pillow, since torchvision's codecs are not everywhere."""
+"""Image files of any kind to squares of RGB bytes, and back.
+
+Pillow decodes them, since torchvision's codecs are not everywhere.
+"""
 
 import io
 import os
@@ -24,10 +27,21 @@ Fit = Literal["crop", "squeeze"]
 
 
 def decode(path: Path, size: int, fit: Fit = "crop") -> Tensor:
-    """Return an image as a square, resized (bicubic, antialiased) to (3, size, size) uint8.
+    """Return an image as a square, resized (bicubic, antialiased).
 
-    fit: "crop" takes the largest centred square, "squeeze" the whole image, in other proportions.
-    A rotation noted in EXIF is applied first. Raises what Pillow raises for files it cannot read.
+    A rotation noted in EXIF is applied first.
+
+    Args:
+        path: the file.
+        size: height and width of the square, in pixels.
+        fit: "crop" takes the largest centred square, "squeeze" the whole image, in other
+            proportions.
+
+    Returns:
+        (3, size, size), uint8.
+
+    Raises:
+        Exception: whatever Pillow raises for files that it cannot read.
     """
     with Image.open(path) as file:
         image = to_rgb(ImageOps.exif_transpose(file))
@@ -42,9 +56,13 @@ def decode(path: Path, size: int, fit: Fit = "crop") -> Tensor:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of an image of any mode: 16-bit greys are scaled (Pillow clips them), transparency is laid on white.
+    """Return an image of any mode as 8-bit RGB.
 
-    Raises ValueError for pixels without a known range: floats, and integers of more than 16 bits.
+    16-bit greys are scaled, since Pillow clips them; transparency is laid on white.
+
+    Raises:
+        ValueError: for pixels without a known range, which are floats and integers of more than
+            16 bits.
     """
     if image.mode[0] == "I":
         grey = np.asarray(image).astype(np.int64)
@@ -62,7 +80,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def read(path: Path, size: int, fit: Fit = "crop") -> Tensor | str:
-    """What `decode` returns, or one line that names the file and says why it cannot be read."""
+    """Return the image as `decode` does, or one line that names the file and says why it cannot."""
     try:
         return decode(path, size, fit)
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
@@ -75,16 +93,23 @@ def read(path: Path, size: int, fit: Fit = "crop") -> Tensor | str:
 
 
 def shown(path: Path) -> str:
-    """Return a path as text in one line, quoted where it holds what cannot be printed."""
+    """Return a path as text in one line, quoted where it cannot be printed."""
     return str(path) if str(path).isprintable() else repr(str(path))
 
 
 def read_all(
     paths: Sequence[Path], size: int, title: str, fit: Fit = "crop"
 ) -> tuple[Tensor, list[str]]:
-    """Return the readable images (N, 3, size, size) uint8, in order, and a line for each other.
+    """Return all images that can be read, decoded on all processors that this process may use.
 
-    All processors that this process may use decode them.
+    Args:
+        paths: files, N of them.
+        size: height and width, in pixels.
+        title: for the progress bar.
+        fit: as in `decode`.
+
+    Returns:
+        The images (N or fewer, 3, size, size), uint8, in order, and a line for each other file.
     """
     images, problems, count = torch.empty(len(paths), 3, size, size, dtype=torch.uint8), [], 0
     with ThreadPoolExecutor(processors()) as pool:
@@ -99,9 +124,14 @@ def read_all(
 
 
 def write_row(path: Path, images: Tensor) -> None:
-    """Write images (N, C, H, W) in [0, 1] side by side, as a PNG of N W x H pixels.
+    """Write images side by side as a PNG of N W x H pixels.
 
-    Values outside are clamped. Raises ValueError for images that are evidently in another range.
+    Args:
+        path: the file.
+        images: (N, C, H, W) in [0, 1]; values outside are clamped.
+
+    Raises:
+        ValueError: for images that are evidently in another range.
     """
     check_other_range("images", images, generated=True)
     pixels = (images.detach().cpu().clamp(0, 1) * 255).round().byte()
@@ -112,16 +142,17 @@ def write_row(path: Path, images: Tensor) -> None:
 
 
 def read_row(path: Path) -> Tensor:
-    """Images (N, C, H, H) in [0, 1] of a PNG that `write_row` wrote."""
+    """Return the images (N, C, H, H) in [0, 1] of a PNG that `write_row` wrote."""
     pixels = torch.from_numpy(np.array(Image.open(path)))  # grey has no third axis
     row = pixels.reshape(*pixels.shape[:2], -1).permute(2, 0, 1)
     return torch.stack(torch.split(row, row.shape[1], dim=-1)).float() / 255
 
 
 def leave_signals_to_the_run(_: int) -> None:
-    """In a process that only loads data: a batch system tells all processes to end, and without data the run could not save.
+    """Make a process that only loads data outlast the signals that end a run.
 
-    From the run itself SIGTERM is obeyed: that is how multiprocessing ends, at exit, what is still there.
+    A batch system tells all processes to end, and without data the run could not save. From the
+    run itself SIGTERM is obeyed: that is how multiprocessing ends, at exit, what is still there.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(

@@ -1,4 +1,7 @@
-"""Image data sets, served as floats in [0, 1]: held on the device as bytes, or decoded as they are needed."""
+"""Image data sets as floats in [0, 1].
+
+They are held on the device as bytes, or decoded as they are needed.
+"""
 
 import itertools
 import warnings
@@ -6,78 +9,101 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from asintrovae.collectives import world
-from asintrovae.config import SHAPES, ParameterError, RunConfig
+from asintrovae.config import REGISTRY, ParameterError, RunConfig
 from asintrovae.data.image_files import Fit, leave_signals_to_the_run, read, read_all
 from asintrovae.data.sources import Split, find_images, fingerprint, left_out
 from asintrovae.randomness import generator_for
 from asintrovae.threads import processors
 
 MEMORY_LIMIT = 2**30
-"""Bytes of a data set, both splits, up to which it is decoded at the start and kept on the device."""
-
+"""Bytes of a data set, both splits, up to which it is decoded at once and kept on the device."""
 
 LEAST_SCORED = 4
 """Test images that a feature network needs: precision and recall look at three neighbours."""
-
 
 LONGEST_GAP = 100
 """Unreadable images in a row from which on the data set is broken, not an image."""
 
 
 class ImageData(ABC):
-    """Shuffled epochs over images; the batch of iteration i depends on (seed, i) alone."""
+    """Shuffled epochs over images; the batch of iteration i depends on (seed, i) alone.
+
+    Attributes:
+        shape: of one image, (C, H, W).
+        fingerprint: of the files it was loaded from (`sources.fingerprint`); empty where the images
+            were given as tensors.
+    """
 
     shape: tuple[int, ...]
-    """Shape of one image, (C, H, W)."""
     fingerprint: str = ""
-    """Of the files it was loaded from (`sources.fingerprint`); empty where it was given as it is."""
 
     @property
     @abstractmethod
     def skipped_images(self) -> int | None:
-        """Images that could not be read and were left out or replaced: of a set in memory all, of a streamed one those met.
+        """Number of images that could not be read and were left out or replaced.
 
-        Those of a folder that `left_out` names count too; a sub-folder that cannot be read is one.
-        None where others met some too: a streamed run in several processes, or one that was resumed.
+        Of a set in memory it counts all, of a streamed one those met. Images of a folder that
+        `left_out` names count too; a sub-folder that cannot be read is one. None where others met
+        some too: a streamed run in several processes, or one that was resumed.
         """
 
     @abstractmethod
     def batch(self, index: int) -> Tensor:
-        """Batch number `index` over all epochs, (B, C, H, W) in [0, 1] on the device; of several processes' runs its share."""
+        """Return batch number `index` over all epochs.
+
+        Returns:
+            (B, C, H, W) in [0, 1] on the device; in one process of several its share of the batch.
+        """
 
     @abstractmethod
     def evaluation(self, count: int) -> Tensor:
-        """`count` test images, (count, C, H, W) in [0, 1] on the device, or fewer where there are no more.
+        """Return test images.
 
-        A larger count begins with the same images, and they are the same for every run.
+        Args:
+            count: how many; a larger count begins with the same images, and they are the same for
+                every run.
+
+        Returns:
+            (count, C, H, W) in [0, 1] on the device, or fewer where there are no more.
         """
 
 
 class Epochs:
-    """Which images make up which batch: each epoch a permutation, its incomplete last batch left out.
+    """Numbers of the images of each batch.
 
-    Of several processes each gets its share of the batch.
-    count: N training images. batch_size: B, at most N, else ValueError. mirror: flip half of them, drawn anew each epoch.
+    Each epoch is a permutation, its incomplete last batch left out. Of several processes each gets
+    its share of the batch.
+
+    Args:
+        count: N training images.
+        batch_size: B, at most N.
+        seed: of the run.
+        mirror: flip half of the images, drawn anew each epoch.
+
+    Raises:
+        ValueError: for a batch of more than N.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, mirror: bool = False) -> None:
         if batch_size > count:
-            raise ValueError(
-                f"batch_size={batch_size} exceeds the {count} training images that can be read; make it smaller"
-            )
+            images = f"the {count} training images that can be read"
+            raise ValueError(f"batch_size={batch_size} exceeds {images}; make it smaller")
         self.count, self.batch_size, self.seed, self.mirror = count, batch_size, seed, mirror
         self.world = world()  # noted here, since a process that only decodes belongs to no group
         self._epoch, self._order, self._flip = -1, torch.empty(0), torch.empty(0)
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
-        """Batch number `index` over all epochs: the images' numbers (B,), and which are mirrored (B,)."""
+        """Return the images of batch number `index` over all epochs.
+
+        Returns:
+            The images' numbers (B,), and which of them are mirrored (B,).
+        """
         epoch, position = divmod(index, self.count // self.batch_size)
         if epoch != self._epoch:
             generator = generator_for(self.seed, "data", epoch)
@@ -92,7 +118,15 @@ class Epochs:
 
 
 class MemoryImages(ImageData):
-    """Images that live on the device, which nothing that happens to their files can change. train, test: (N, C, H, W) uint8."""
+    """Images that live on the device, which nothing that happens to their files can change.
+
+    Args:
+        train: (N, C, H, W), uint8.
+        test: (M, C, H, W), uint8.
+        epochs: numbers of the images of each batch.
+        device: where both are kept.
+        skipped_images: number of images that could not be read.
+    """
 
     def __init__(
         self,
@@ -107,25 +141,32 @@ class MemoryImages(ImageData):
 
     @property
     def skipped_images(self) -> int:
-        """As ImageData."""
+        """Number of images that could not be read, as in ImageData."""
         return self._skipped
 
     def batch(self, index: int) -> Tensor:
-        """As ImageData."""
+        """Return batch number `index`, as in ImageData."""
         numbers, flip = self.epochs.batch(index)
         return to_float(
             mirrored(self.train[numbers.to(self.train.device, non_blocking=True)], flip)
         )
 
     def evaluation(self, count: int) -> Tensor:
-        """As ImageData."""
+        """Return test images, as in ImageData."""
         return to_float(self.test[:count])
 
 
 class DecodedBatches(Dataset[tuple[Tensor | None, list[str]]]):
-    """What a worker computes: batch number `index` as bytes (B, 3, size, size), and a line for each image it had to replace.
+    """Batches as a worker computes them.
 
-    None in the place of the batch where LONGEST_GAP images in a row cannot be read.
+    Item `index` is that batch as bytes (B, 3, size, size), and a line for each image that was
+    replaced. In the place of the batch is None where LONGEST_GAP images in a row cannot be read.
+
+    Args:
+        paths: one file per training image.
+        size: H and W, in pixels.
+        epochs: numbers of the images of each batch.
+        fit: as in `decode`.
     """
 
     def __init__(self, paths: Sequence[Path], size: int, epochs: Epochs, fit: Fit = "crop") -> None:
@@ -142,9 +183,15 @@ class DecodedBatches(Dataset[tuple[Tensor | None, list[str]]]):
         return mirrored(torch.stack(images), flip), problems
 
     def readable(self, number: int, problems: list[str]) -> Tensor | None:
-        """Return image `number`, or the next that can be read, (3, size, size), and note the others.
+        """Return image `number`, or the next that can be read.
 
-        None where none of all images, or of LONGEST_GAP in a row, can be read.
+        Args:
+            number: of the image, among the paths.
+            problems: a line for each image that cannot be read is added.
+
+        Returns:
+            (3, size, size), uint8; None where none of all images, or of LONGEST_GAP in a row, can
+            be read.
         """
         for step in range(min(LONGEST_GAP, len(self.paths))):
             found = read(self.paths[(number + step) % len(self.paths)], self.size, self.fit)
@@ -159,11 +206,21 @@ NONE_SERVED = -2
 
 
 class StreamedImages(ImageData):
-    """Images decoded by worker processes ahead of their use; asking for batches out of order works, but starts them anew.
+    """Images that worker processes decode ahead of their use.
 
-    train, test: one file per image. size: H and W. workers: of each process of the run; 0 decodes in this one, None is one
-    per core, at most 8. processes: of the run. fit: as in `decode`.
-    An unreadable training image is replaced by the next readable one, with a warning; strict: a ValueError instead.
+    Asking for batches out of order works, but starts the workers anew. An unreadable training image
+    is replaced by the next readable one, with a warning.
+
+    Args:
+        train: one file per training image.
+        test: one file per test image.
+        size: H and W, in pixels.
+        epochs: numbers of the images of each batch.
+        device: where batches go.
+        workers: of each process of the run; 0 decodes in this one, None is one per core, at most 8.
+        strict: raise a ValueError for an unreadable image.
+        processes: of the run.
+        fit: as in `decode`.
     """
 
     def __init__(
@@ -200,13 +257,15 @@ class StreamedImages(ImageData):
 
     @property
     def skipped_images(self) -> int | None:
-        """As ImageData."""
+        """Number of images that could not be read, as in ImageData."""
         return len(self._problems) if self._complete else None
 
     def batch(self, index: int) -> Tensor:
-        """As ImageData. The workers go on with the batches after it.
+        """Return batch number `index`, as in ImageData; the workers go on with the next.
 
-        Raises ValueError, naming an image, where the data set is no longer there, RuntimeError where a worker ended.
+        Raises:
+            ValueError: names an image, where the data set is no longer there.
+            RuntimeError: where a worker ended.
         """
         if index != self._index:
             if index != self._index + 1:
@@ -221,7 +280,10 @@ class StreamedImages(ImageData):
         return to_float(self._images)
 
     def evaluation(self, count: int) -> Tensor:
-        """As ImageData; decoded when first asked for. Those that cannot be read are missing from the `count`."""
+        """Return test images, as in ImageData, decoded when they are first asked for.
+
+        Those that cannot be read are missing from the `count`.
+        """
         if count > self._tested:
             self._test, problems = read_all(
                 self.test_paths[:count], self.shape[1], "test images", self.batches.fit
@@ -233,20 +295,21 @@ class StreamedImages(ImageData):
         return to_float(self._test[:count].to(self.device))
 
     def _next(self) -> Tensor:
+        """Return the bytes of the next batch from the workers."""
         try:
             images, problems = next(self._stream)
         except (RuntimeError, OSError, EOFError) as error:  # which one, depends on what it had done
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise RuntimeError(
-                f"workers={self.workers}: one that decodes images ended ({reason}); start the run again, it goes on from its "
-                "last checkpoint, and with workers=0 it needs none"
-            ) from None
+            what = f"workers={self.workers}: one that decodes images ended ({reason})"
+            way_out = "start the run again, it goes on from its last checkpoint"
+            raise RuntimeError(f"{what}; {way_out}, and with workers=0 it needs none") from None
         self.note(problems)
         if images is None:
             raise broken(problems)
         return images
 
     def _start(self, index: int) -> Iterator[tuple[Tensor | None, list[str]]]:
+        """Return the workers' batches from number `index` on."""
         loader = DataLoader(
             self.batches,
             batch_size=None,
@@ -266,37 +329,43 @@ class StreamedImages(ImageData):
 
 
 def load_images(config: RunConfig, device: torch.device) -> ImageData:
-    """The image data set of a run: on the device where it fits into MEMORY_LIMIT, else decoded as it is needed.
+    """Return the image data set of a run.
 
-    Raises FileNotFoundError where its files are missing, ValueError for unreadable ones with config.strict_images, or where
-    none of a split can be read, and ParameterError for fewer test images than
-    config.feature_network needs.
+    It is on the device where it fits into MEMORY_LIMIT, else decoded as it is needed.
+
+    Args:
+        config: parameters of the run.
+        device: where batches go.
+
+    Raises:
+        FileNotFoundError: where files of the data set are missing.
+        ValueError: for unreadable files with config.strict_images, or where none of a split can be
+            read.
+        ParameterError: for fewer test images than config.feature_network needs.
     """
     train, test = find_images(config.dataset, config.data_dir, config.download)
     unopened = left_out(config.data_dir) if config.dataset == "folder" and config.data_dir else []
     identify = partial(fingerprint, train, test)
     test = shuffled(test)
-    size, epochs = (
-        image_shape(config)[1],
-        partial(Epochs, batch_size=config.batch_size, seed=config.seed, mirror=config.mirror),
-    )
-    epochs(len(train))  # refuses a batch that is too large before any image is decoded
+    size = image_shape(config)[1]
+    epochs = partial(Epochs, batch_size=config.batch_size, seed=config.seed, mirror=config.mirror)
+    count = len(train)
+    all_epochs = epochs(count)  # refuses a batch that is too large before any image is decoded
     data: ImageData
-    if (
-        isinstance(train, list)
-        and isinstance(test, list)
-        and 3 * size**2 * len(train + test) > MEMORY_LIMIT
-    ):
-        options: dict[str, Any] = {
-            "workers": config.workers,
-            "strict": config.strict_images,
-            "processes": config.devices,
-        }
-        data, count = (
-            StreamedImages(
-                train, test, size, epochs(len(train)), device, fit=config.fit, **options
-            ),
-            len(train),
+    files = isinstance(train, list) and isinstance(test, list)
+    if files and 3 * size**2 * (count + len(test)) > MEMORY_LIMIT:
+        assert isinstance(train, list)
+        assert isinstance(test, list)
+        data = StreamedImages(
+            train,
+            test,
+            size,
+            all_epochs,
+            device,
+            workers=config.workers,
+            strict=config.strict_images,
+            processes=config.devices,
+            fit=config.fit,
         )
         data.note(unopened)
     else:
@@ -324,50 +393,65 @@ def check_too_few(config: RunConfig, found: int) -> None:
 
 
 def shuffled(split: Split) -> Split:
-    """A split in an order that is always the same. Files have one that means something: MNIST's first half is the cleaner."""
+    """Return a split in another order, always the same one.
+
+    The order of files means something: MNIST's first half is the cleaner.
+    """
     order = torch.randperm(len(split), generator=generator_for(0, "evaluation"))
-    return (
-        split[order] if isinstance(split, Tensor) else [split[number] for number in order.tolist()]
-    )
+    if isinstance(split, Tensor):
+        return split[order]
+    return [split[number] for number in order.tolist()]
 
 
 def decoded(split: Split, size: int, title: str, fit: Fit = "crop") -> tuple[Tensor, list[str]]:
-    """The images of a split as bytes (N, C, H, W), and a line for each that cannot be read."""
+    """Return the images of a split (N, C, H, W), uint8, and a line for each that cannot be read."""
     return (split, []) if isinstance(split, Tensor) else read_all(split, size, title, fit)
 
 
 def image_shape(config: RunConfig) -> tuple[int, ...]:
-    """Shape (C, H, W) of one image of the run's data set."""
-    if config.dataset != "folder":
-        return SHAPES[config.dataset]
-    assert config.resolution is not None  # RunConfig completes it
-    return (3, config.resolution, config.resolution)
+    """Return the shape (C, H, W) of one image of the run's data set."""
+    shape = REGISTRY[config.dataset].shape
+    if shape is None:
+        assert config.resolution is not None  # RunConfig completes it
+        shape = (3, config.resolution, config.resolution)
+    return shape
 
 
 def broken(problems: Sequence[str]) -> ValueError:
-    """The error of a data set of which nothing can be read; problems: a line for each file, one at least."""
-    return ValueError(
-        f"{len(problems)} images in a row cannot be read, the first is {problems[0]}; is the data set whole? "
-        "Where it is again, the same run goes on from its last checkpoint"
-    )
+    """Return the error of a data set of which nothing can be read.
+
+    Args:
+        problems: a line for each file, one at least.
+    """
+    what = f"{len(problems)} images in a row cannot be read, the first is {problems[0]}"
+    way_out = "Where it is again, the same run goes on from its last checkpoint"
+    return ValueError(f"{what}; is the data set whole? {way_out}")
 
 
 def report(problems: Sequence[str], strict: bool) -> None:
-    """Warn of images that could not be read, naming the first ten; strict: raise a ValueError instead."""
+    """Warn of images that could not be read, naming the first ten.
+
+    Args:
+        problems: a line for each image.
+        strict: raise a ValueError instead.
+    """
     if not problems:
         return
-    names = "; ".join(problems[:10]) + (
-        f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-    )
+    more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
+    names = "; ".join([*problems[:10], *more])
     if strict:
-        raise ValueError(
-            f"strict_images=True and {len(problems)} unreadable: {names}; repair or remove them, or skip them without it"
-        )
+        what = f"strict_images=True and {len(problems)} unreadable: {names}"
+        raise ValueError(f"{what}; repair or remove them, or skip them without it")
     warnings.warn(f"images left out because they cannot be read: {names}", stacklevel=2)
 
 
 def mirrored(images: Tensor, flip: Tensor) -> Tensor:
-    """Images (B, C, H, W), left and right swapped in those with flip (B,) true; flip is on the CPU, where a look is free."""
+    """Return images with left and right swapped in those that `flip` names.
+
+    Args:
+        images: (B, C, H, W).
+        flip: (B,), bool, on the CPU, where reading it is free.
+    """
     if not bool(flip.any()):
         return images
     return torch.where(
@@ -376,5 +460,5 @@ def mirrored(images: Tensor, flip: Tensor) -> Tensor:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Bytes 0..255 to floats in [0, 1]."""
+    """Return bytes 0..255 as floats in [0, 1]."""
     return images.float() / 255

@@ -1,4 +1,4 @@
-"""Where image data sets lie, and which of their files are for training and which for testing."""
+"""Places of image data sets, and which of their files are for training and which for testing."""
 
 import gzip
 import hashlib
@@ -14,46 +14,47 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from asintrovae.config import expand_home
+from asintrovae.config import REGISTRY, expand_home
 from asintrovae.data.image_files import shown
 from asintrovae.files import embedded
 
 Split = Tensor | list[Path]
 """Images of a split: bytes (N, C, H, W) where they are stored so, else one file per image."""
 
-
 MNIST_FILES = ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz")
 
-
-MNIST_SHA256 = {
-    "train-images-idx3-ubyte.gz": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
-    "t10k-images-idx3-ubyte.gz": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
-}
-"""Checksums of the pixels: how they are packed differs between the places that hand them out."""
-
+MNIST_SUMS = (
+    "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+    "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+)
+MNIST_SHA256 = dict(zip(MNIST_FILES, MNIST_SUMS, strict=True))
+"""Checksums of their pixels: their packing differs between the places that hand them out."""
 
 NO_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 """Formats that Pillow knows by name, but that hold measurements, drawings or films."""
 
-
 OTHER_IMAGES = {".avif", ".heic", ".heif", ".hif", ".jxl", ".jxr", ".svg", ".eps", ".psb", ".xcf"}
-
 
 OTHER_IMAGES |= {".exr", ".hdr", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}
 """Endings of images that Pillow cannot open, or only with another package."""
 
-
 FOREIGN = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"}
-
 
 FOREIGN |= {"lost+found"}
 """Folders that other programs leave among images, beside those whose names begin with a dot."""
 
 
 def read_idx(path: Path) -> Tensor:
-    """Return the bytes of an IDX file, the format of MNIST, as a uint8 tensor of its shape.
+    """Return the bytes of an IDX file, the format of MNIST.
 
-    path: the file, packed by gzip if its name ends so. Raises ValueError if it is no such file.
+    Args:
+        path: the file, packed by gzip if its name ends so.
+
+    Returns:
+        A tensor of the file's shape, uint8.
+
+    Raises:
+        ValueError: if it is no such file.
     """
     try:
         content = path.read_bytes()
@@ -74,14 +75,14 @@ def read_idx(path: Path) -> Tensor:
 
 
 def torchvision_datasets() -> Any:
-    """torchvision.datasets, imported where it is needed because that takes seconds."""
+    """Return torchvision.datasets, imported where it is needed because that takes seconds."""
     from asintrovae.data._torchvision import torchvision
 
     return torchvision.datasets
 
 
 def mnist(root: Path, download: bool) -> tuple[Split, Split]:
-    """LeCun et al. 1998: 60,000 and 10,000 digits, 28x28."""
+    """Return LeCun et al. 1998: 60,000 and 10,000 digits, 28x28."""
     if download:
         torchvision_datasets().MNIST(root, download=True)
     train, test = (mnist_images(root / "MNIST" / "raw" / name) for name in MNIST_FILES)
@@ -89,10 +90,14 @@ def mnist(root: Path, download: bool) -> tuple[Split, Split]:
 
 
 def mnist_images(packed: Path) -> Tensor:
-    """Return the images (N, 1, 28, 28) of one of MNIST's files.
+    """Return the images (N, 1, 28, 28), uint8, of one of MNIST's files.
 
-    packed: the file as it is handed out. torchvision unpacks it, and reads the unpacked file alone;
-    that one is read where the packed one is missing. Raises ValueError for a file of other images.
+    Args:
+        packed: the file as it is handed out. torchvision unpacks it, and reads the unpacked file
+            alone; that one is read where the packed one is missing.
+
+    Raises:
+        ValueError: for a file of other images.
     """
     path = packed if packed.exists() else packed.with_suffix("")
     images = read_idx(path).unsqueeze(1)
@@ -102,7 +107,7 @@ def mnist_images(packed: Path) -> Tensor:
 
 
 def cifar10(root: Path, download: bool) -> tuple[Split, Split]:
-    """Krizhevsky 2009: 50,000 and 10,000 colour images, 32x32."""
+    """Return Krizhevsky 2009: 50,000 and 10,000 colour images, 32x32."""
     splits = (
         torchvision_datasets().CIFAR10(root, train=train, download=download)
         for train in (True, False)
@@ -114,7 +119,10 @@ def cifar10(root: Path, download: bool) -> tuple[Split, Split]:
 
 
 def celeba(root: Path, download: bool) -> tuple[Split, Split]:
-    """Liu et al. 2015, aligned faces, 178x218: the 162,770 for training and the 19,962 for testing, not those for validation."""
+    """Return Liu et al. 2015, aligned faces, 178x218: 162,770 for training, 19,962 for testing.
+
+    Those for validation are left out.
+    """
     faces = root / "celeba" / "img_align_celeba"
     splits = (
         torchvision_datasets().CelebA(root, split, download=download) for split in ("train", "test")
@@ -124,7 +132,7 @@ def celeba(root: Path, download: bool) -> tuple[Split, Split]:
 
 
 def pet(root: Path, download: bool) -> tuple[Split, Split]:
-    """Oxford-IIIT Pet, Parkhi et al. 2012: 3,680 and 3,669 cats and dogs."""
+    """Return Oxford-IIIT Pet, Parkhi et al. 2012: 3,680 and 3,669 cats and dogs."""
     splits = (
         torchvision_datasets().OxfordIIITPet(root, split, download=download)
         for split in ("trainval", "test")
@@ -134,7 +142,10 @@ def pet(root: Path, download: bool) -> tuple[Split, Split]:
 
 
 def flowers(root: Path, download: bool) -> tuple[Split, Split]:
-    """Oxford Flowers-102, Nilsback & Zisserman 2008: 2,040 (training and validation) and 6,149."""
+    """Return Oxford Flowers-102, Nilsback & Zisserman 2008: 2,040 and 6,149 images.
+
+    The 2,040 are those for training and for validation.
+    """
     splits = (
         torchvision_datasets().Flowers102(root, split, download=download)
         for split in ("train", "val", "test")
@@ -143,36 +154,44 @@ def flowers(root: Path, download: bool) -> tuple[Split, Split]:
     return train + validation, test
 
 
-SOURCES: dict[str, tuple[str, Callable[[Path, bool], tuple[Split, Split]]]] = {
-    "mnist": ("MNIST/raw", mnist),
-    "cifar10": ("cifar-10-batches-py", cifar10),
-    "celeba128": ("celeba", celeba),
-    "celeba256": ("celeba", celeba),
-    "pet128": ("oxford-iiit-pet", pet),
-    "flowers64": ("flowers-102", flowers),
-    "flowers128": ("flowers-102", flowers),
+OPENERS: dict[str, Callable[[Path, bool], tuple[Split, Split]]] = {
+    "mnist": mnist,
+    "cifar10": cifar10,
+    "celeba128": celeba,
+    "celeba256": celeba,
+    "pet128": pet,
+    "flowers64": flowers,
+    "flowers128": flowers,
 }
-"""Data sets with files of their own: their folder below a root, as torchvision names it, and what opens them."""
+"""Functions that open below a root the data sets with a folder of their own in `REGISTRY`."""
 
 
 def find_images(
     name: str, data_dir: str | None = None, download: bool = False
 ) -> tuple[Split, Split]:
-    """Training and test split of an image data set, from data_dir, else $ASINTROVAE_DATA, else ./data; none is decoded.
+    """Return training and test split of an image data set; no file is decoded.
 
-    name: mnist-subset (embedded), folder (any images below data_dir) or one of SOURCES, whose files torchvision checks.
-    download: let torchvision fetch into the first of these places what is whole in none of them.
-    Raises FileNotFoundError with the places looked at and the ways out, or for a download that failed; ValueError for a
-    damaged file, and for a name that is none of these.
+    The root is data_dir, else $ASINTROVAE_DATA, else ./data.
+
+    Args:
+        name: "mnist-subset" (embedded), "folder" (any images below data_dir) or one of OPENERS,
+            whose files torchvision checks.
+        data_dir: the root, or the folder of images.
+        download: let torchvision fetch into the first of these places what is whole in none.
+
+    Raises:
+        FileNotFoundError: with the places looked at and the ways out, or for a download that
+            failed.
+        ValueError: for a damaged file, and for a name that is none of these.
     """
     if name == "mnist-subset":
         train, test = (read_idx(embedded(name) / file).unsqueeze(1) for file in MNIST_FILES)
         return train, test
     if name == "folder":
         return folder_images(data_dir)
-    if name not in SOURCES:
+    if name not in OPENERS:
         raise ValueError(
-            f"dataset={name!r} is not one of mnist-subset, {', '.join(SOURCES)}, folder"
+            f"dataset={name!r} is not one of mnist-subset, {', '.join(OPENERS)}, folder"
         )
     named = (
         {"data_dir": data_dir}
@@ -197,12 +216,13 @@ def find_images(
 
 
 def open_whole(name: str, root: Path, download: bool) -> tuple[Split, Split] | None:
-    """The splits of a data set below root; None where it is missing, incomplete or damaged.
+    """Return the splits of a data set below root; None where it is missing, incomplete or damaged.
 
-    Raises ValueError that names the file where that is known, unless it is to be fetched again.
+    Raises:
+        ValueError: names the file where that is known, unless it is to be fetched again.
     """
     try:
-        return SOURCES[name][1](root, False)
+        return OPENERS[name](root, False)
     except FileNotFoundError:
         return None
     except ValueError:
@@ -217,7 +237,7 @@ def open_whole(name: str, root: Path, download: bool) -> tuple[Split, Split] | N
 
 def check_too_deep(name: str, root: Path) -> None:
     """Raise FileNotFoundError where `root` is the folder of the data set itself, or within it."""
-    place, given = Path(SOURCES[name][0]), Path(os.path.abspath(root))
+    place, given = Path(REGISTRY[name].folder), Path(os.path.abspath(root))
     for right in given.parents[: len(place.parts)]:
         if (right / place).is_dir() and given.relative_to(right) in (place, *place.parents):
             way_out = f"set data_dir='{right}', the folder that holds {place.as_posix()}/"
@@ -225,34 +245,38 @@ def check_too_deep(name: str, root: Path) -> None:
 
 
 def fetched(name: str, root: Path) -> tuple[Split, Split]:
-    """The splits of a data set that torchvision fetches into root; it looks at the checksums before it unpacks anything."""
+    """Return the splits of a data set that torchvision fetches into root.
+
+    torchvision compares the checksums before it unpacks anything.
+
+    Raises:
+        FileNotFoundError: where the download failed.
+    """
     try:
-        return SOURCES[name][1](root, True)
+        return OPENERS[name](root, True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise FileNotFoundError(
-            f"dataset={name!r}: the download into {root} failed ({reason}); start again where there is a network, "
-            f"or set data_dir to the folder that holds {SOURCES[name][0]}/"
-        ) from None
+        failed = f"dataset={name!r}: the download into {root} failed ({reason})"
+        holder = f"the folder that holds {REGISTRY[name].folder}/"
+        way_out = f"start again where there is a network, or set data_dir to {holder}"
+        raise FileNotFoundError(f"{failed}; {way_out}") from None
 
 
 def not_found(name: str, roots: list[Path]) -> str:
-    """Where a data set was looked for, and the ways out."""
-    folders = [root / SOURCES[name][0] for root in roots]
+    """Return where a data set was looked for, and the ways out."""
+    folders = [root / REGISTRY[name].folder for root in roots]
     damaged = [folder for folder in folders if folder.exists()]
-    found = (
-        f"incomplete or damaged in {damaged[0]}"
-        if damaged
-        else f"not found in {' or '.join(map(str, folders))}"
-    )
-    out = (
-        "delete it and set download=True to fetch it again"
-        if damaged
-        else "set download=True to fetch it there"
-    )
+    if damaged:
+        found = f"incomplete or damaged in {damaged[0]}"
+        out = "delete it and set download=True to fetch it again"
+    else:
+        found = f"not found in {' or '.join(map(str, folders))}"
+        out = "set download=True to fetch it there"
     if name == "mnist":
-        return f"dataset='mnist' {found}; {out}, data_dir to where it is, or dataset='mnist-subset' for the embedded 6,000 digits"
-    return f"dataset={name!r} {found}; {out} (papermill: -p download True), or data_dir to the folder that holds {SOURCES[name][0]}/"
+        others = "data_dir to where it is, or dataset='mnist-subset' for the embedded 6,000 digits"
+        return f"dataset='mnist' {found}; {out}, {others}"
+    holder = f"data_dir to the folder that holds {REGISTRY[name].folder}/"
+    return f"dataset={name!r} {found}; {out} (papermill: -p download True), or {holder}"
 
 
 def folder_images(data_dir: str | None) -> tuple[Split, Split]:
@@ -261,9 +285,14 @@ def folder_images(data_dir: str | None) -> tuple[Split, Split]:
     Where the folder has sub-folders train/ and test/ (else val/, valid/ or validation/) that hold
     images, the latter is for testing and all others are for training. Else every tenth image is
     for testing, from the first on, in the order of their relative paths.
-    data_dir: the folder. Hidden files and folders, those of FOREIGN and files whose endings are
-    not those of `readable` are left out; `left_out` names the images among them. Links are
-    followed, each folder is read once. Raises FileNotFoundError for fewer than two images.
+
+    Args:
+        data_dir: the folder. Hidden files and folders, those of FOREIGN and files whose endings are
+            not those of `readable` are left out; `left_out` names the images among them. Links are
+            followed, each folder is read once.
+
+    Raises:
+        FileNotFoundError: for fewer than two images.
     """
     if data_dir is None:
         raise FileNotFoundError("dataset='folder' needs data_dir, the folder that holds the images")
@@ -299,7 +328,8 @@ def for_testing(names: list[str]) -> set[str]:
 def left_out(data_dir: str | Path) -> list[str]:
     """Return a line for each image below a folder that Pillow cannot open.
 
-    data_dir: the folder. A sub-folder that cannot be read has a line too.
+    Args:
+        data_dir: the folder. A sub-folder that cannot be read has a line too.
     """
     files, problems = files_below(Path(data_dir))
     others = OTHER_IMAGES - readable()
@@ -311,7 +341,7 @@ def left_out(data_dir: str | Path) -> list[str]:
 def files_below(root: Path) -> tuple[list[str], list[str]]:
     """Return the relative paths of the visible files below a folder, sorted.
 
-    And a line for each folder below it, or itself, that cannot be read.
+    The second value is a line for each folder below it, or itself, that cannot be read.
     """
     names: list[str] = []
     problems: list[str] = []
@@ -348,10 +378,15 @@ def ending(name: str) -> str:
 
 
 def fingerprint(train: Split, test: Split, count: int) -> str:
-    """SHA-256 of what a data set holds, so that a run notices when it goes on with another; moving it changes nothing.
+    """Return the SHA-256 of a data set, by which a run notices when it goes on with another.
 
-    Of files: the names of all below their common folder, and the first 64 KiB of a hundred of each split, which takes
-    milliseconds. count: training images that are used.
+    Moving a data set changes nothing. Of files it covers the names of all below their common
+    folder, and the first 64 KiB of a hundred of each split, which takes milliseconds.
+
+    Args:
+        train: images for training, or their files.
+        test: images for testing, or their files.
+        count: training images that are used.
     """
     digest = hashlib.sha256(str(count).encode())
     for split in (train, test):
@@ -370,7 +405,7 @@ def fingerprint(train: Split, test: Split, count: int) -> str:
 
 
 def beginning(path: Path) -> bytes:
-    """The first 64 KiB of a file; nothing where it cannot be read."""
+    """Return the first 64 KiB of a file; nothing where it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(2**16)

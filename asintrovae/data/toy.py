@@ -13,7 +13,7 @@ from asintrovae.randomness import generator_for
 
 
 class ToyDensity(Protocol):
-    """What a 2-D data set offers."""
+    """Two-dimensional data set."""
 
     @property
     def extent(self) -> tuple[float, float]:
@@ -27,12 +27,25 @@ class ToyDensity(Protocol):
         """Draw (count, 2) points."""
 
     def log_density(self, x: Tensor) -> Tensor | None:
-        """Log-density in nats at x (N, 2) -> (N,), -inf outside the support; None where there is no closed form."""
+        """Return the log-density in nats at points.
+
+        Args:
+            x: (N, 2).
+
+        Returns:
+            (N,), -inf outside the support; None where there is no closed form.
+        """
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianMixture:
-    """Equal-weight mixture of round Gaussians. centers: (K, 2). std: standard deviation per axis, > 0."""
+    """Mixture of round Gaussians with equal weights.
+
+    Attributes:
+        centers: (K, 2).
+        std: standard deviation per axis, > 0.
+        extent: bounds of both axes.
+    """
 
     centers: Tensor
     std: float
@@ -44,7 +57,7 @@ class GaussianMixture:
         return self.centers[index] + self.std * torch.randn(count, 2, generator=generator)
 
     def log_density(self, x: Tensor) -> Tensor:
-        """Log-density in nats, (N,)."""
+        """Return the log-density in nats, (N,)."""
         distance_squared = (x.unsqueeze(1) - self.centers.to(x)).square().sum(-1)  # (N, K)
         log_component = -0.5 * distance_squared / self.std**2 - math.log(2 * math.pi * self.std**2)
         return log_component.logsumexp(1) - math.log(len(self.centers))
@@ -52,7 +65,10 @@ class GaussianMixture:
 
 @dataclass(frozen=True)
 class Checkerboard:
-    """Uniform on the 8 squares of side 2 of [-4, 4]² whose column and row add up to an even number."""
+    """Uniform on every other square of side 2 of [-4, 4]².
+
+    They are the 8 whose column and row add up to an even number.
+    """
 
     extent: tuple[float, float] = (-4.0, 4.0)
     centers: None = None
@@ -67,14 +83,17 @@ class Checkerboard:
         return points
 
     def log_density(self, x: Tensor) -> Tensor:
-        """log(1/32) on the 8 squares, -inf elsewhere, (N,)."""
+        """Return log(1/32) on the 8 squares, -inf elsewhere, (N,)."""
         inside = (x.abs() <= 4).all(1) & ((x / 2).floor().sum(1).remainder(2) == 0)
         return x.new_full((len(x),), -math.inf).masked_fill(inside, -math.log(32))
 
 
 @dataclass(frozen=True)
 class TwoSpirals:
-    """Two interleaved arms, one and a half turns each, with square and round noise (as in FFJORD); no closed-form density."""
+    """Two interleaved arms, one and a half turns each, with square and round noise (as in FFJORD).
+
+    There is no closed-form density.
+    """
 
     extent: tuple[float, float] = (-4.0, 4.0)
     centers: None = None
@@ -89,13 +108,20 @@ class TwoSpirals:
         return points
 
     def log_density(self, x: Tensor) -> None:
-        """None: the arms' convolution with the noise has no closed form."""
+        """Return None: the arms' convolution with the noise has no closed form."""
         return None
 
 
 @dataclass(frozen=True)
 class Rings:
-    """Concentric rings, equally likely, with Gaussian noise on the radius. radii: centre lines. std: of the radius."""
+    """Concentric rings, equally likely, with Gaussian noise on the radius.
+
+    Attributes:
+        radii: of the centre lines.
+        std: standard deviation of the radius.
+        extent: bounds of both axes.
+        centers: None, there are no isolated modes.
+    """
 
     radii: tuple[float, ...] = (0.75, 1.5, 2.25, 3.0)
     std: float = 0.08
@@ -112,7 +138,10 @@ class Rings:
         return radius.unsqueeze(1) * torch.stack([angle.cos(), angle.sin()], dim=1)
 
     def log_density(self, x: Tensor) -> Tensor:
-        """Log-density in nats, (N,); a negative radius, nine deviations out on the smallest ring, is left out."""
+        """Return the log-density in nats, (N,).
+
+        A negative radius, nine deviations out on the smallest ring, is left out.
+        """
         radius = x.norm(dim=1, keepdim=True)
         log_radius: Tensor = -0.5 * (
             (radius - torch.tensor(self.radii).to(x)) / self.std
@@ -122,7 +151,7 @@ class Rings:
 
 
 def eight_gaussians() -> GaussianMixture:
-    """8 Gaussians on a circle of radius √2, σ = 0.02/√2, as in the tables."""
+    """Return 8 Gaussians on a circle of radius √2, σ = 0.02/√2, as in the tables."""
     angle = torch.arange(8) * math.pi / 4
     return GaussianMixture(
         math.sqrt(2) * torch.stack([angle.cos(), angle.sin()], 1), 0.02 / math.sqrt(2), (-2.0, 2.0)
@@ -130,7 +159,10 @@ def eight_gaussians() -> GaussianMixture:
 
 
 def twenty_five_gaussians() -> GaussianMixture:
-    """25 Gaussians on a 5 x 5 grid with step 1/√2, σ = 0.05/√8, as in the WGAN-GP paper's toys."""
+    """Return 25 Gaussians on a 5 x 5 grid with step 1/√2, σ = 0.05/√8.
+
+    They are those of the WGAN-GP paper's toys.
+    """
     axis = torch.arange(-2, 3) / math.sqrt(2)
     return GaussianMixture(torch.cartesian_prod(axis, axis), 0.05 / math.sqrt(8), (-2.0, 2.0))
 
@@ -145,7 +177,15 @@ DENSITIES: dict[str, Callable[[], ToyDensity]] = {
 
 
 def toy_density(name: str) -> ToyDensity:
-    """The 2-D data set of this name. Raises ValueError for a name not in DENSITIES."""
+    """Return the two-dimensional data set of this name.
+
+    Raises:
+        ValueError: for a name not in DENSITIES.
+
+    Example:
+        >>> toy_density("8gaussians").centers.shape
+        torch.Size([8, 2])
+    """
     if name not in DENSITIES:
         raise ValueError(f"dataset={name!r} is not one of {', '.join(DENSITIES)}")
     return DENSITIES[name]()
@@ -154,7 +194,11 @@ def toy_density(name: str) -> ToyDensity:
 class ToyData:
     """Endless fresh batches of a 2-D density; the batch of iteration i depends on (seed, i) alone.
 
-    density: the data set. batch_size: B. seed: of the run. device: where batches go.
+    Args:
+        density: the data set.
+        batch_size: B.
+        seed: of the run.
+        device: where batches go.
     """
 
     def __init__(
@@ -164,21 +208,24 @@ class ToyData:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one example."""
+        """Shape of one example, (2,)."""
         return (2,)
 
     @property
     def fingerprint(self) -> str:
-        """The name of the density: points are drawn, so that there are no files to differ."""
+        """Name of the density: points are drawn, so that there are no files to differ."""
         return type(self.density).__name__
 
     def batch(self, index: int) -> Tensor:
-        """Batch number `index`, (B, 2), or this process's share of it."""
+        """Return batch number `index`, (B, 2), or this process's share of it."""
         points = share(
             self.density.sample(self.batch_size, generator_for(self.seed, "data", index))
         )
         return points.to(self.device, non_blocking=True)
 
     def evaluation(self, count: int) -> Tensor:
-        """`count` points for evaluation, (count, 2), the same for every run of this seed, none of them from a batch."""
+        """Return `count` points for evaluation, (count, 2).
+
+        They are the same for every run of this seed, none of them from a batch.
+        """
         return self.density.sample(count, generator_for(self.seed, "evaluation")).to(self.device)

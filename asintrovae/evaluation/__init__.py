@@ -1,1 +1,1 @@
-"""How trained models are measured."""
+"""Measures of trained models."""

@@ -1,7 +1,10 @@
-"""FID of real training images against real test images: what a perfect generator would score, and a check of our FID.
+"""FID of real training images against real test images.
+
+It is what a perfect generator would score, and a check of our FID.
 
 usage: python -m asintrovae.evaluation.check_fid cifar10 --count 2000 --fid-weights PATH
-An interrupted computation goes on where it was: features are kept (see `real_features`), 500 images at a time.
+An interrupted computation goes on where it was: features are kept (see `real_features`), 500
+images at a time.
 """
 
 import argparse
@@ -19,9 +22,16 @@ from asintrovae.threads import torch_threads
 
 
 def real_against_real(config: RunConfig, count: int | None) -> str:
-    """One line: FID of the first `count` training images against the first `count` test images, in the data set's own order.
+    """Return one line: FID of the first training images against the first test images.
 
-    None takes all. A split with fewer images is taken whole. Raises what `build_features` and `find_images` raise.
+    Args:
+        config: parameters with dataset, feature_network and where both are found.
+        count: images of each split, in the data set's own order; None takes all. A split with fewer
+            images is taken whole.
+
+    Raises:
+        ValueError: for a split of fewer than two images, and as `build_features` and `find_images`,
+            which also raise FileNotFoundError and ModuleNotFoundError.
     """
     network = build_features(config)
     assert network is not None
@@ -43,7 +53,7 @@ def real_against_real(config: RunConfig, count: int | None) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""A trained model measured: samples, reconstructions and every metric of a run."""
+"""Samples, reconstructions and every metric of a trained model."""
 
 import math
 from collections.abc import Iterator
@@ -36,12 +36,26 @@ TOGETHER = 1000
 
 
 def sample(model: Autoencoder | GAN, count: int, seed: int) -> Tensor:
-    """`count` images decoded from z ~ p(z), in evaluation mode; the seed fixes z."""
+    """Return examples decoded from z ~ p(z), in evaluation mode.
+
+    Args:
+        model: autoencoder or GAN.
+        count: number of examples.
+        seed: fixes z.
+
+    Returns:
+        Points (count, 2) or images (count, C, H, W), on the device of the model.
+
+    Example:
+        >>> config = RunConfig(device="cpu")
+        >>> sample(build_model(config, (2,)), 5, seed=0).shape
+        torch.Size([5, 2])
+    """
     return torch.cat(list(samples(model, count, seed)))
 
 
 def samples(model: Autoencoder | GAN, count: int, seed: int) -> Iterator[Tensor]:
-    """What `sample` returns, at most TOGETHER images at a time."""
+    """Yield the examples that `sample` returns, at most TOGETHER at a time."""
     device = next(model.parameters()).device
     z = torch.randn(count, model.latent_dim, generator=generator_for(seed, "samples")).to(device)
     for part in torch.split(z, TOGETHER):
@@ -53,8 +67,23 @@ def samples(model: Autoencoder | GAN, count: int, seed: int) -> Iterator[Tensor]
 def reconstruct(model: Autoencoder, x: Tensor) -> tuple[Tensor, Gaussian]:
     """Return reconstructions Dec(μ(x)) from the posterior MEAN, and the posteriors.
 
-    The model is in evaluation mode meanwhile. x: points (B, 2) or images (B, C, H, W) in [0, 1].
-    Raises ValueError for images in another range.
+    The model is in evaluation mode meanwhile.
+
+    Args:
+        model: autoencoder.
+        x: points (B, 2) or images (B, C, H, W) in [0, 1].
+
+    Returns:
+        Reconstructions, of the shape of x, and the posteriors, a `Gaussian` of (B, n).
+
+    Raises:
+        ValueError: for images in another range.
+
+    Example:
+        >>> model = build_model(RunConfig(device="cpu"), (2,))
+        >>> x_r, q = reconstruct(model, torch.zeros(5, 2))
+        >>> x_r.shape, q.mean.shape
+        (torch.Size([5, 2]), torch.Size([5, 2]))
     """
     if x.dim() == 4:
         check_other_range("x", x, generated=True)
@@ -70,13 +99,29 @@ def evaluate(
     config: RunConfig,
     features: FeatureNetwork | None = None,
 ) -> dict[str, Any]:
-    """Metrics of a trained model on config.evaluation_samples test examples and as many generated ones.
+    """Return metrics of a trained model, on test examples and as many generated ones.
 
-    Points: the four divergences, modes found where the data have isolated ones, share of samples outside the histogram.
-    Images: PSNR, SSIM, MSE of reconstructions clamped to [0, 1]; with a feature network, from `build_features`, the
-    measures of `evaluate_features`. Autoencoders: active units and mean KL in nats.
-    A measure that these examples do not allow is None, and "not_measured" then holds name -> reason.
     It computes with `threads_for(config, TOGETHER)` threads, as `train` does with its own.
+
+    Args:
+        model: autoencoder or GAN.
+        data: the data set of the run, from `build_data`.
+        config: parameters of the run; evaluation_samples says how many examples are compared.
+        features: from `build_features`, for images only.
+
+    Returns:
+        Name -> value. Points: the four divergences of `histogram_divergences`, modes found where
+        the data have isolated ones, share of samples outside the histogram. Images: PSNR, SSIM, MSE
+        of reconstructions clamped to [0, 1]; with a feature network Fréchet distance, precision and
+        recall. Autoencoders: active units and mean KL in nats. A measure that these examples do not
+        allow is None, and "not_measured" then holds name -> reason.
+
+    Example:
+        >>> config = RunConfig(evaluation_samples=100, device="cpu")
+        >>> data = build_data(config)
+        >>> metrics = evaluate(build_model(config, data.shape), data, config)
+        >>> metrics["evaluation_samples"], metrics["modes"]
+        (100, 8)
     """
     with torch_threads(threads_for(config, TOGETHER)):
         return measured(model, data, config, features)
@@ -88,7 +133,7 @@ def measured(
     config: RunConfig,
     features: FeatureNetwork | None,
 ) -> dict[str, Any]:
-    """What `evaluate` returns."""
+    """Return the metrics of `evaluate`, with torch's present number of threads."""
     real = data.evaluation(config.evaluation_samples)
     metrics: dict[str, Any] = {"evaluation_samples": len(real)}
     if isinstance(data, ToyData):
@@ -114,10 +159,16 @@ def measured(
 
 
 def evaluate_features(real: Tensor, fake: Tensor, network: str) -> dict[str, Any]:
-    """Fréchet distance, precision and recall between features (N, F) of test and of generated images, N of either.
+    """Return Fréchet distance, precision and recall between features of test and generated images.
 
-    Each is named after the network; only that of "inception" is called fid. NaN where a generated
-    image is not finite. None where there are too few; "not_measured" then holds name -> reason.
+    Args:
+        real: (N, F).
+        fake: (N, F).
+        network: after which each is named; only that of "inception" is called fid.
+
+    Returns:
+        Name -> value, NaN where a generated image is not finite, None where there are too few;
+        "not_measured" then holds name -> reason.
     """
     name, count = network.replace("-", "_"), min(len(real), len(fake))
     distance = "fid" if network == "inception" else f"frechet_{name}"
@@ -140,10 +191,16 @@ def too_few(needed: int, found: int) -> str:
 
 
 def evaluate_points(real: Tensor, fake: Tensor, data: ToyData) -> dict[str, Any]:
-    """Return metrics of generated points (N, 2) against real ones.
+    """Return metrics of generated points against real ones.
 
-    "outside" is the share of points that the histogram misses. If it misses all, the divergences
-    are None, and "not_measured" holds name -> reason.
+    Args:
+        real: (N, 2).
+        fake: (N, 2).
+        data: says the bounds of the histogram and the modes.
+
+    Returns:
+        Name -> value. "outside" is the share of points that the histogram misses. If it misses all,
+        the divergences are None, and "not_measured" holds name -> reason.
     """
     low, high = data.density.extent
     inside = ((fake >= low) & (fake <= high)).all(1)

@@ -35,12 +35,24 @@ def cache_dir() -> Path:
 
 
 def real_features(network: FeatureNetwork, images: Tensor, dataset: str, split: str) -> Tensor:
-    """Features (N, F) of real images (N, C, H, W), of "inception" computed once and kept in `cache_dir`, 8 kB an image.
+    """Return the features of real images; those of "inception" are computed once and kept.
 
-    They are kept PART images at a time, so an interrupted computation goes on where it was, and a larger N of the same
-    images uses them. The header of a file says what its features are of; a damaged one, or one of other images or
-    weights, is computed again with a warning. The folder may be deleted at any time.
-    Raises ValueError for floats outside [0, 1].
+    They are kept in `cache_dir`, 8 kB an image, PART images at a time, so an interrupted
+    computation goes on where it was, and a larger N of the same images uses them. The header of a
+    file says which features it holds; a damaged file, or one of other images or weights, is
+    computed again with a warning. The folder may be deleted at any time.
+
+    Args:
+        network: from `build_features`.
+        images: (N, C, H, W), bytes or floats in [0, 1].
+        dataset: name of the data set.
+        split: "train" or "test".
+
+    Returns:
+        (N, F), float32.
+
+    Raises:
+        ValueError: for floats outside [0, 1].
     """
     if images.dtype != torch.uint8:
         check_other_range("images", images)
@@ -59,11 +71,12 @@ def real_features(network: FeatureNetwork, images: Tensor, dataset: str, split: 
 
 
 def sha256(tensor: Tensor) -> str:
-    """SHA-256 of the bytes of a tensor on the CPU."""
+    """Return the SHA-256 of the bytes of a tensor on the CPU."""
     return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
 
 
 def _part(network: FeatureNetwork, images: Tensor, dataset: str, split: str, first: int) -> Tensor:
+    """Return the features of PART images, from their file where it holds them."""
     pixels = to_bytes(images).cpu()
     key = {"dataset": dataset, "split": split, "first": str(first), "count": str(len(pixels))}
     key |= {"resolution": "x".join(map(str, pixels.shape[2:])), "images": sha256(pixels)}
@@ -87,7 +100,7 @@ def _part(network: FeatureNetwork, images: Tensor, dataset: str, split: str, fir
 
 
 def _kept(path: Path, key: dict[str, str]) -> Tensor | None:
-    """The features that a file keeps under this key, None where it does not."""
+    """Return the features that a file keeps under this key, None where it does not."""
     try:
         if not path.exists():
             return None

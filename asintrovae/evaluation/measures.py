@@ -1,4 +1,4 @@
-"""How results are measured: histogram divergences and mode counts for points, fidelity for images, and collapse."""
+"""Histogram divergences and mode counts for points, fidelity for images, and collapse."""
 
 import math
 from typing import NamedTuple
@@ -11,7 +11,14 @@ from asintrovae.theory.gaussian import Gaussian
 
 
 class Divergences(NamedTuple):
-    """protocol_kl, protocol_jsd: as in the published tables (no unit). kl_nats, jsd_nats: of the binned distributions."""
+    """Divergences between two clouds of points.
+
+    Attributes:
+        protocol_kl: as in the published tables, without a unit.
+        protocol_jsd: as in the published tables, without a unit.
+        kl_nats: Kullback-Leibler divergence of the binned distributions, in nats.
+        jsd_nats: Jensen-Shannon divergence of the binned distributions, in nats.
+    """
 
     protocol_kl: float
     protocol_jsd: float
@@ -22,14 +29,31 @@ class Divergences(NamedTuple):
 def histogram_divergences(
     real: Tensor, fake: Tensor, extent: tuple[float, float], bins: int = 100
 ) -> Divergences:
-    """Divergences between two clouds of points (N, 2), (M, 2), binned on extent² with bins x bins cells.
+    """Return divergences between two clouds of points, binned on extent².
 
-    The protocol of the tables works with densities P (real) and Q (fake) per cell: KL = Σ P (log P - log(Q + 1e-14))/100,
-    and a "JSD" whose arguments are reversed, [KL(M‖P) + KL(M‖Q)]/2 with M = (P + Q)/2, so that it is not bounded by
-    log 2. kl_nats and jsd_nats are the Kullback-Leibler and Jensen-Shannon divergences of the cell probabilities; an
-    empty cell of Q counts as density 1e-14, or kl_nats would be infinite. All of them depend on bins and on the sample
-    sizes: two samples of one distribution do not reach zero. Points outside extent² are left out.
-    Raises ValueError if a cloud has another shape, holds NaN or has no point inside extent².
+    The protocol of the tables works with densities P (real) and Q (fake) per cell:
+    KL = Σ P (log P - log(Q + 1e-14))/100, and a "JSD" whose arguments are reversed,
+    [KL(M‖P) + KL(M‖Q)]/2 with M = (P + Q)/2, so that it is not bounded by log 2. kl_nats and
+    jsd_nats are the Kullback-Leibler and Jensen-Shannon divergences of the cell probabilities; an
+    empty cell of Q counts as density 1e-14, or kl_nats would be infinite. All of them depend on
+    bins and on the sample sizes: two samples of one distribution do not reach zero.
+
+    Args:
+        real: (N, 2).
+        fake: (M, 2).
+        extent: lower and upper bound of both axes; points outside are left out.
+        bins: cells along an axis.
+
+    Returns:
+        protocol_kl, protocol_jsd (without a unit), kl_nats, jsd_nats, a named tuple.
+
+    Raises:
+        ValueError: if a cloud has another shape, holds NaN or has no point inside extent².
+
+    Example:
+        >>> points = torch.rand(1000, 2)
+        >>> histogram_divergences(points, points, (0, 1), bins=10).jsd_nats
+        0.0
     """
     p, q = (
         _histogram_density(cloud, extent, bins, name)
@@ -46,6 +70,7 @@ def histogram_divergences(
 
 
 def _histogram_density(points: Tensor, extent: tuple[float, float], bins: int, name: str) -> Tensor:
+    """Return the density of points in each cell, (bins, bins), float64."""
     if points.dim() != 2 or points.shape[1] != 2 or not bool(points.isfinite().all()):
         raise ValueError(
             f"{name} must be finite points of shape (count, 2), got shape {tuple(points.shape)}"
@@ -60,34 +85,56 @@ def _histogram_density(points: Tensor, extent: tuple[float, float], bins: int, n
 
 
 def _relative_entropy(p: Tensor, q: Tensor) -> float:
-    """Σ P (log P - log(Q + 1e-14)) over the cells with P > 0."""
+    """Return Σ P (log P - log(Q + 1e-14)) over the cells with P > 0."""
     return float((torch.special.xlogy(p, p) - p * (q + 1e-14).log()).sum())
 
 
 def modes_found(points: Tensor, centers: Tensor, radius: float, share: float = 0.25) -> int:
-    """How many of the K centers (K, 2) have, within `radius`, at least `share` of the N/K points they should have."""
+    """Return how many centers have points enough within a radius.
+
+    Args:
+        points: (N, 2).
+        centers: (K, 2).
+        radius: around a center.
+        share: least part that a mode must hold of the N/K points it should have.
+    """
     near = torch.cdist(points.cpu(), centers) < radius
     return int((near.sum(0) >= share * len(points) / len(centers)).sum())
 
 
 def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> Tensor:
-    """Squared Fréchet (2-Wasserstein) distance between N(mean_a, cov_a) and N(mean_b, cov_b); a scalar.
+    """Return the squared Fréchet (2-Wasserstein) distance between two Gaussians.
 
-    |m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½), Dowson & Landau 1982; on InceptionV3 features it is the FID of Heusel
-    et al. 2017. mean: (F,). cov: (F, F), symmetric positive semi-definite. Use float64: the trace cancels.
+    It is ‖m_a - m_b‖² + tr(C_a + C_b - 2 (C_a C_b)^½), Dowson & Landau 1982; on InceptionV3
+    features it is the FID of Heusel et al. 2017. Use float64: the trace cancels.
+
+    Args:
+        mean_a: (F,).
+        cov_a: (F, F), symmetric positive semi-definite.
+        mean_b: (F,).
+        cov_b: (F, F), symmetric positive semi-definite.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> zero, one = torch.zeros(3).double(), torch.eye(3).double()
+        >>> frechet_distance(zero, one, zero + 2, one)
+        tensor(12., dtype=torch.float64)
     """
-    # tr (C_a C_b)^½ is the sum of the square roots of the eigenvalues, real and non-negative up to rounding.
+    # tr (C_a C_b)^½ is the sum of the square roots of the eigenvalues, which are real and
+    # non-negative up to rounding.
     root_trace = torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum()
-    squared: Tensor = (
-        (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * root_trace
-    )
+    means = (mean_a - mean_b).square().sum()
+    squared: Tensor = means + cov_a.trace() + cov_b.trace() - 2 * root_trace
     return squared
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean (F,) and unbiased covariance (F, F) of features (N, F), in float64.
 
-    Raises ValueError for fewer than two examples.
+    Raises:
+        ValueError: for fewer than two examples.
     """
     if len(features) < 2:
         raise ValueError(f"features has {len(features)} examples, a covariance needs at least 2")
@@ -96,41 +143,57 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares in [0, 1]. precision: of generated examples near a real one. recall: of real examples near a generated one."""
+    """Shares in [0, 1].
+
+    Attributes:
+        precision: of generated examples near a real one.
+        recall: of real examples near a generated one.
+    """
 
     precision: float
     recall: float
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
-    """Improved precision and recall (Kynkäänniemi et al. 2019, Eqs. 1-2) of features (N, F), (M, F), in float64.
+    """Return improved precision and recall (Kynkäänniemi et al. 2019, Eqs. 1-2), in float64.
 
-    The manifold of a set A is the union of balls around its members, each as wide as the distance to its k-th nearest
-    other member: f(x, A) = 1 where ‖x - a‖ ≤ ‖a - NN_k(a, A)‖ for some a in A, else 0. precision is the mean of
-    f(fake, real), recall the mean of f(real, fake). Time grows with N M, memory with N + M. Both depend on N and M.
-    Raises ValueError if a set has no more than k members.
+    The manifold of a set A is the union of balls around its members, each as wide as the distance
+    to its k-th nearest other member: f(x, A) = 1 where ‖x - a‖ ≤ ‖a - NN_k(a, A)‖ for some a in A,
+    else 0. precision is the mean of f(fake, real), recall the mean of f(real, fake). Time grows
+    with N M, memory with N + M. Both measures depend on N and M.
+
+    Args:
+        real: features (N, F).
+        fake: features (M, F).
+        k: which neighbour.
+
+    Returns:
+        precision and recall, a named tuple of shares in [0, 1].
+
+    Raises:
+        ValueError: if a set has no more than k members.
+
+    Example:
+        >>> features = torch.randn(100, 8)
+        >>> precision_recall(features, features + 100)
+        PrecisionRecall(precision=0.0, recall=0.0)
     """
     for name, features in (("real", real), ("fake", fake)):
         if len(features) <= k:
-            raise ValueError(
-                f"{name} has {len(features)} examples, k={k} neighbours need at least {k + 1}; give more of them"
-            )
+            needed = f"k={k} neighbours need at least {k + 1}"
+            raise ValueError(f"{name} has {len(features)} examples, {needed}; give more of them")
     real, fake = real.cpu().double(), fake.cpu().double()  # mps has no float64
     return PrecisionRecall(_share_covered(fake, real, k), _share_covered(real, fake, k))
 
 
 def _share_covered(points: Tensor, members: Tensor, k: int) -> float:
-    """Mean of f(points, members), 1000 rows of distances at a time."""
-    # The nearest member is the member itself; in float64 its computed distance stays below that of any other.
-    radii = torch.cat(
-        [
-            torch.cdist(part, members).kthvalue(k + 1, dim=1).values
-            for part in torch.split(members, 1000)
-        ]
-    )
-    covered = torch.cat(
-        [(torch.cdist(part, members) <= radii).any(1) for part in torch.split(points, 1000)]
-    )
+    """Return the mean of f(points, members), 1000 rows of distances at a time."""
+    # The nearest member is the member itself; in float64 its computed distance stays below that
+    # of any other.
+    to_members = (torch.cdist(part, members) for part in torch.split(members, 1000))
+    radii = torch.cat([rows.kthvalue(k + 1, dim=1).values for rows in to_members])
+    to_points = (torch.cdist(part, members) for part in torch.split(points, 1000))
+    covered = torch.cat([(rows <= radii).any(1) for rows in to_points])
     return float(covered.double().mean())
 
 
@@ -145,9 +208,21 @@ def check_unlike(x: Tensor, x_hat: Tensor) -> None:
 
 
 def mse(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Return the mean squared error over all values, a scalar.
+    """Return the mean squared error over all values.
 
-    x, x_hat: images (B, C, H, W) in [0, 1] or points (B, 2). Raises ValueError as `check_unlike`.
+    Args:
+        x: images (B, C, H, W) in [0, 1] or points (B, 2).
+        x_hat: the same, reconstructed.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: for shapes that differ, and for images in another range.
+
+    Example:
+        >>> mse(torch.zeros(4, 2), torch.full((4, 2), 0.5))
+        tensor(0.2500)
     """
     check_unlike(x, x_hat)
     return (x - x_hat).square().mean()
@@ -156,24 +231,50 @@ def mse(x: Tensor, x_hat: Tensor) -> Tensor:
 def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio in dB, per image, then averaged.
 
-    It is infinite where they are equal.
-    x, x_hat: images (B, C, H, W) in [0, 1]. Raises ValueError as `check_unlike`.
+    Args:
+        x: images (B, C, H, W) in [0, 1].
+        x_hat: the same, reconstructed.
+
+    Returns:
+        A scalar, infinite where they are equal.
+
+    Raises:
+        ValueError: for shapes that differ, and for images in another range.
+
+    Example:
+        >>> x = torch.zeros(2, 1, 28, 28)
+        >>> psnr(x, x + 0.1)
+        tensor(20.)
     """
     check_unlike(x, x_hat)
-    from asintrovae.data._torchvision import torchvision  # noqa: F401 (torchmetrics imports it, so it must be repaired first)
+    from asintrovae.data._torchvision import torchvision  # noqa: F401 (repaired for torchmetrics)
 
-    from torchmetrics.functional.image import peak_signal_noise_ratio  # isort: skip (slow: only where it is needed)
+    from torchmetrics.functional.image import peak_signal_noise_ratio  # isort: skip (slow)
 
     value: Tensor = peak_signal_noise_ratio(x_hat, x, data_range=1.0, dim=(1, 2, 3))
     return value
 
 
 def ssim(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Return the structural similarity, at most 1, per image, then averaged.
+    """Return the structural similarity, per image, then averaged.
 
     Wang et al. 2004: Gaussian window of 11 pixels, σ = 1.5; torchmetrics mirrors the image at its
     border and averages over all of it.
-    x, x_hat: images (B, C, H, W) in [0, 1]. Raises ValueError as `check_unlike`.
+
+    Args:
+        x: images (B, C, H, W) in [0, 1].
+        x_hat: the same, reconstructed.
+
+    Returns:
+        A scalar, at most 1.
+
+    Raises:
+        ValueError: for shapes that differ, and for images in another range.
+
+    Example:
+        >>> x = torch.rand(2, 1, 28, 28)
+        >>> ssim(x, x)
+        tensor(1.)
     """
     check_unlike(x, x_hat)
     from asintrovae.data._torchvision import torchvision  # noqa: F401
@@ -185,9 +286,16 @@ def ssim(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def active_units(q: Gaussian, threshold: float = 0.01) -> int:
-    """Return how many latent axes have a posterior mean whose variance exceeds `threshold`.
+    """Return how many latent axes have a posterior mean whose variance exceeds a threshold.
 
-    Burda et al. 2016. q: posteriors (N, n) of N examples. Raises ValueError for fewer than two.
+    Burda et al. 2016.
+
+    Args:
+        q: posteriors (N, n) of N examples.
+        threshold: least variance of an active axis.
+
+    Raises:
+        ValueError: for fewer than two examples.
     """
     if len(q.mean) < 2:
         raise ValueError(f"q has {len(q.mean)} examples, a variance needs at least 2")
@@ -195,16 +303,22 @@ def active_units(q: Gaussian, threshold: float = 0.01) -> int:
 
 
 def information_per_axis(q: Gaussian, noise: Tensor) -> Tensor:
-    """Information I(x; z_d) in nats that each latent axis alone carries about which of N images it encodes, (n,).
+    """Return the information that each latent axis alone carries about which image it encodes.
 
-    q, noise: (N, n). I = 1/N Σ_i log q(z_i|x_i) - log 1/N Σ_j q(z_i|x_j), z_i ~ q(z|x_i), one draw per image: the part of
-    the KL divergence that is not mismatch of the aggregate posterior (Hoffman & Johnson 2016). At most log N; 0, up to
-    noise of either sign, on a collapsed axis.
+    I(x; z_d) = 1/N Σ_i log q(z_i|x_i) - log 1/N Σ_j q(z_i|x_j), z_i ~ q(z|x_i), one draw per image:
+    the part of the KL divergence that is not mismatch of the aggregate posterior (Hoffman & Johnson
+    2016).
+
+    Args:
+        q: posteriors (N, n) of N images.
+        noise: standard normal draws (N, n).
+
+    Returns:
+        (n,), in nats; at most log N, and 0, up to noise of either sign, on a collapsed axis.
     """
     information = []
     for mean, logvar, z in zip(q.mean.T, q.logvar.T, q.sample(noise).T, strict=True):
-        log_q = Gaussian(mean[:, None], logvar[:, None]).log_prob(
-            z[:, None, None]
-        )  # (N, N): draw i under posterior j
+        posterior = Gaussian(mean[:, None], logvar[:, None])
+        log_q = posterior.log_prob(z[:, None, None])  # (N, N): draw i under posterior j
         information.append((log_q.diagonal() - log_q.logsumexp(1)).mean() + math.log(len(z)))
     return torch.stack(information)

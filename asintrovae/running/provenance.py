@@ -13,7 +13,14 @@ import numpy
 import torch
 
 import asintrovae
-from asintrovae.config import ParameterError, RunConfig, differences, with_defaults
+from asintrovae.config import (
+    FREE,
+    ParameterError,
+    RunConfig,
+    differences,
+    marked,
+    with_defaults,
+)
 from asintrovae.data import Data
 from asintrovae.files import PACKAGE
 from asintrovae.running.checkpoint import Checkpoint
@@ -87,25 +94,8 @@ def versions() -> dict[str, str]:
     }
 
 
-# Parameters that may differ between the parts of one run: they say where and how often, not what is computed.
-FREE_PARAMETERS = {
-    *(
-        "run_dir",
-        "data_dir",
-        "download",
-        "strict_images",
-        "workers",
-        "device",
-        "devices",
-        "threads",
-        "evaluation_samples",
-        "feature_network",
-        "fid_weights",
-        "fid_precision",
-        "log_every",
-        "checkpoint_every",
-    ),
-}
+FREE_PARAMETERS = set(marked(FREE))
+"""Parameters that may differ between the parts of one run."""
 
 
 def describe(

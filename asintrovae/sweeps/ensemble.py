@@ -13,7 +13,7 @@ from torch.func import functional_call, vmap
 from torch.utils.data import DataLoader, Dataset
 
 from asintrovae.build import build_data, build_model, build_objective, threads_for, with_warmup
-from asintrovae.config import DATASETS, ParameterError, RunConfig
+from asintrovae.config import DATASETS, MEMBER, ParameterError, RunConfig, marked
 from asintrovae.data import Data
 from asintrovae.data.image_files import leave_signals_to_the_run
 from asintrovae.evaluation.evaluate import evaluate, sample
@@ -37,18 +37,14 @@ from asintrovae.sweeps.grid import Point
 from asintrovae.theory.objectives import Noise, Objective, Phase, Terms, WithWarmup
 from asintrovae.threads import processors, torch_threads
 
-# Parameters in which the members of an ensemble may differ; the rest is one program's shape. Weights become (M,) tensors.
-# Of those that may be None, all members have a number or none has.
-OPTIONAL_WEIGHTS = ("c", "beta_rec_decoder", "beta_neg_decoder", "distance_weight_decoder")
-
-
-MEMBER_WEIGHTS = (
-    *("beta_rec", "beta_kl", "beta_neg", "alpha", "gamma_r", "margin"),
-    *("reconstruction_hinge", "distance_weight", "gradient_penalty", *OPTIONAL_WEIGHTS),
+MEMBER_PARAMETERS = {*marked(MEMBER), *FREE_PARAMETERS}
+"""Parameters in which the members of an ensemble may differ; the rest is one program's shape."""
+MEMBER_WEIGHTS = tuple(name for name in marked(MEMBER) if name not in ("dataset", "seed"))
+"""Those that become (M,) tensors."""
+OPTIONAL_WEIGHTS = tuple(
+    name for name in MEMBER_WEIGHTS if RunConfig.model_fields[name].default is None
 )
-
-
-MEMBER_PARAMETERS = {*MEMBER_WEIGHTS, "seed", "dataset", *FREE_PARAMETERS}
+"""Those that may be None: all members have a number or none has."""
 
 
 def shape_of(config: RunConfig) -> tuple[Any, ...]:

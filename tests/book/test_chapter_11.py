@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry
 
 from asintrovae import ParameterError, RunConfig, evaluate, load_run, save_record, train
 from asintrovae.build import OBJECTIVES
-from asintrovae.config import SHAPES
+from asintrovae.config import REGISTRY
 from asintrovae.running.loop import only_learning
 from asintrovae.running.provenance import FREE_PARAMETERS
 from asintrovae.sweeps import command as sweep
@@ -75,7 +75,7 @@ def test_the_rows_are_those_of_the_parameter_files():
         values = yaml.safe_load(
             (ROOT / "book" / "training" / "params" / f"{name}.yaml").read_text()
         )
-        channels, height, _ = SHAPES[values["dataset"]]
+        channels, height, _ = REGISTRY[values["dataset"]].shape
         assert row == (
             channels,
             height,

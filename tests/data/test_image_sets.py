@@ -24,10 +24,11 @@ from asintrovae import (
     save_record,
     train,
 )
+from asintrovae.config import REGISTRY
 from asintrovae.data import images
 from asintrovae.data.image_files import read_row
 from asintrovae.data.images import MemoryImages, StreamedImages
-from asintrovae.data.sources import SOURCES, find_images
+from asintrovae.data.sources import OPENERS, find_images
 from asintrovae.running.checkpoint import load_checkpoint
 from asintrovae.running.loop import Loop
 
@@ -235,11 +236,11 @@ def test_a_set_without_its_images_is_refused_at_once(tmp_path, monkeypatch, stre
         build_data(config("celeba128", tmp_path))
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if name != "mnist"])
+@pytest.mark.parametrize("name", [name for name in OPENERS if name != "mnist"])
 def test_a_missing_set_names_the_places_and_the_ways_out(name, tmp_path, monkeypatch):
     monkeypatch.setenv("ASINTROVAE_DATA", str(tmp_path / "here"))
     monkeypatch.chdir(tmp_path)
-    place = SOURCES[name][0]
+    place = REGISTRY[name].folder
     out = (
         r"set download=True to fetch it there \(papermill: -p download True\), or data_dir to the "
         r"folder that holds"
@@ -459,7 +460,7 @@ def test_too_few_images_for_a_feature_network_are_refused_before_training(
 @pytest.mark.parametrize("name", ["cifar10", "pet128", "celeba128"])
 def test_a_folder_within_the_data_set_is_named_with_the_right_one(name, tmp_path, monkeypatch):
     LAYOUTS[name][0](tmp_path, monkeypatch)
-    place = tmp_path / SOURCES[name][0]
+    place = tmp_path / REGISTRY[name].folder
     message = (
         rf"^dataset='{name}': '{place}' is within the data set; set data_dir='{tmp_path}', the "
         r"folder that holds "
@@ -512,9 +513,9 @@ def test_portraits_are_cropped_or_squeezed_in_memory_and_streamed(limit, tmp_pat
 )
 def test_real_sets_where_the_machine_has_them(name, counts):
     root = os.environ.get("ASINTROVAE_DATA")
-    if root is None or not (Path(root) / SOURCES[name][0]).exists():
+    if root is None or not (Path(root) / REGISTRY[name].folder).exists():
         pytest.skip(
-            f"ASINTROVAE_DATA names no folder with {SOURCES[name][0]}: the real data set is "
+            f"ASINTROVAE_DATA names no folder with {REGISTRY[name].folder}: the real data set is "
             "not here"
         )
     train_split, test_split = find_images(name)
