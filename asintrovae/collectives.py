@@ -1,4 +1,7 @@
-"""One run in several processes, each with its share of every batch; together they compute what one process would."""
+"""One run in several processes, each with its share of every batch.
+
+Together they compute what one process would.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,38 +12,47 @@ from torch import Tensor
 
 
 def world() -> tuple[int, int]:
-    """Number of this process, from 0, and how many processes there are; (0, 1) outside a process group."""
+    """Return the number of this process, from 0, and the number of processes.
+
+    They are (0, 1) outside a process group.
+    """
     ready = dist.is_available() and dist.is_initialized()
     return (dist.get_rank(), dist.get_world_size()) if ready else (0, 1)
 
 
 def share(batch: Tensor) -> Tensor:
-    """This process's part of a batch (B, ...) that all of them know: (B / processes, ...)."""
+    """Return this process's part, (B / processes, ...), of a batch (B, ...) that all know."""
     rank, count = world()
     return batch.chunk(count)[rank]
 
 
 class SumOverProcesses(torch.autograd.Function):
-    """Sum of a tensor over the processes; backwards the sum of its gradients, since every process's loss depends on it."""
+    """Sum of a tensor over the processes.
+
+    Backwards it is the sum of its gradients, since every process's loss depends on it.
+    """
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:
-        """Any shape -> the same."""
+        """Return the sum of x, of any shape, over the processes."""
         total = x.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> Tensor:
-        """Any shape -> the same."""
+        """Return the sum of the gradient over the processes."""
         return SumOverProcesses.forward(None, gradient.contiguous())
 
 
 def gather(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     """Return tensors (B, ...) of the whole batch from each process's share of them.
 
-    All have one shape. Every process gets the gradients of all. The AS-Distance compares pairs of
-    examples, so that the mean over shares is not the distance of the batch.
+    Every process gets the gradients of all. The AS-Distance compares pairs of examples, so that the
+    mean over shares is not the distance of the batch.
+
+    Args:
+        tensors: shares of one shape, (B / processes, ...).
     """
     rank, count = world()
     if count == 1:
@@ -65,7 +77,12 @@ def average_(tensors: Sequence[Tensor]) -> None:
 
 
 def largest(number: int, device: torch.device) -> int:
-    """The largest of the processes' numbers, known to all of them afterwards."""
+    """Return the largest of the processes' numbers, to all of them.
+
+    Args:
+        number: this process's.
+        device: of the exchange.
+    """
     if world()[1] == 1:
         return number
     found = torch.tensor(number, device=device)

@@ -1,12 +1,10 @@
-"""Figures of the book and of the training notebooks, in one style: colour-blind safe, white behind, legible in dark mode."""
+"""Figures of the book and of the training notebooks; `figures.style` holds their colours."""
 
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
-from cycler import cycler
 from IPython import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,44 +12,19 @@ from matplotlib.patches import Ellipse
 from PIL import Image
 from torch import Tensor
 
+from asintrovae.figures.style import BLUE, ORANGE
 from asintrovae.files import write_atomically
 from asintrovae.ranges import check_other_range
 
-BLUE, ORANGE, GREEN, PINK, WINE, INDIGO = COLORS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#882255",
-    "#332288",
-)
-"""Okabe & Ito 2008, and two of Tol 2021 for the two of theirs that are too light for a line on white. BLUE is real or
-reconstructed, ORANGE generated, throughout."""
-
-
-STYLE: dict[str, Any] = {
-    "figure.figsize": (7.2, 2.8),
-    "figure.dpi": 110,
-    "figure.constrained_layout.use": True,
-    "figure.facecolor": "white",
-    "axes.prop_cycle": cycler(color=COLORS),
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": "medium",
-    "axes.grid": False,
-    "legend.frameon": False,
-    "font.size": 9,
-    "image.interpolation": "nearest",
-}
-
-
-def use_style() -> None:
-    """Set the book's style for all figures that follow."""
-    plt.rcParams.update(STYLE)  # type: ignore[arg-type]
-
 
 def points_figure(real: Tensor, generated: Tensor, extent: tuple[float, float]) -> Figure:
-    """Real and generated points, (N, 2) each, side by side on the same square."""
+    """Return a figure of real and generated points, side by side on the same square.
+
+    Args:
+        real: points (N, 2).
+        generated: points (M, 2).
+        extent: lowest and highest value of both axes.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(6.4, 3.2), sharex=True, sharey=True)
     panels = (("real", real, BLUE), ("generated", generated, ORANGE))
     for ax, (title, points, color) in zip(axes, panels, strict=True):
@@ -64,12 +37,14 @@ def points_figure(real: Tensor, generated: Tensor, extent: tuple[float, float]) 
 def images_figure(rows: Mapping[str, Tensor]) -> Figure:
     """Return a figure with a row of images for each name.
 
-    rows: name -> images (N, C, H, W) in [0, 1]; values outside are clamped. Raises ValueError,
-    with the name, for images that are evidently in another range.
+    Args:
+        rows: name -> images (N, C, H, W) in [0, 1]; values outside are clamped.
+
+    Raises:
+        ValueError: for images that are evidently in another range; it says their name.
     """
-    from asintrovae.data._torchvision import (
-        torchvision,
-    )  # here, so that only those who draw images wait for it
+    # here, so that only those who draw images wait for it
+    from asintrovae.data._torchvision import torchvision
 
     figure, axes = plt.subplots(len(rows), 1, figsize=(7.2, 0.62 * len(rows) + 0.2), squeeze=False)
     for ax, (name, images) in zip(axes[:, 0], rows.items(), strict=True):
@@ -87,9 +62,14 @@ def images_figure(rows: Mapping[str, Tensor]) -> Figure:
 def history_figure(
     history: Sequence[Mapping[str, float]], panels: Mapping[str, Sequence[str]]
 ) -> Figure:
-    """Curves of a run. panels: title -> names of terms as in the history; a term that it lacks is left out, an empty panel too.
+    """Return a figure of the curves of a run.
 
-    The axis is logarithmic where all values of a panel are above 0.
+    The vertical axis is logarithmic where all values of a panel are above 0.
+
+    Args:
+        history: rows of "iteration" and the values of terms, by name.
+        panels: title -> names of terms as in the history. A term that the history lacks is left
+            out, and so is a panel of such terms, unless all are.
     """
     known = {name for row in history for name in row}
     drawn = {title: [name for name in names if name in known] for title, names in panels.items()}
@@ -112,7 +92,15 @@ def history_figure(
 def draw_posteriors(
     ax: Axes, mu: Tensor, var: Tensor, color: str, label: str | None = None
 ) -> None:
-    """Posteriors over two latent axes, (N, 2) means and variances, as ellipses of one standard deviation."""
+    """Draw posteriors over two latent axes as ellipses of one standard deviation.
+
+    Args:
+        ax: where.
+        mu: means (N, 2).
+        var: variances (N, 2).
+        color: of ellipses and centres.
+        label: of all together in the legend.
+    """
     for index, (center, spread) in enumerate(zip(mu.tolist(), var.sqrt().tolist(), strict=True)):
         ellipse = Ellipse(
             center, 2 * spread[0], 2 * spread[1], facecolor=color, edgecolor=color, alpha=0.35
@@ -124,18 +112,24 @@ def draw_posteriors(
 
 
 def save_figure(figure: Figure, run_dir: str | Path, name: str) -> None:
-    """Write the figure to run_dir/name, a PNG with 256 colours of its own: a third of the bytes where it shows photographs."""
+    """Write a figure to run_dir/name, a PNG with 256 colours of its own.
+
+    That is a third of the bytes where it shows photographs.
+    """
     write_atomically(Path(run_dir) / name, _few_colors(figure))
 
 
 def compact(figure: Figure) -> display.Image:
-    """For a cell's output instead of the figure, which is closed: a third of the bytes where it shows thousands of points."""
+    """Return a picture for a cell's output instead of the figure, and close the figure.
+
+    It is a third of the bytes where it shows thousands of points.
+    """
     plt.close(figure)
     return display.Image(_few_colors(figure))  # type: ignore[no-untyped-call]
 
 
 def _few_colors(figure: Figure) -> bytes:
-    """The figure as a PNG with 256 colours of its own."""
+    """Return the figure as a PNG with 256 colours of its own."""
     whole, small = io.BytesIO(), io.BytesIO()
     figure.savefig(whole)
     Image.open(whole).convert("RGB").quantize(256).save(small, "PNG", optimize=True)

@@ -1,5 +1,5 @@
 // What the widgets of the book are made of; asintrovae.figures.widgets puts this text before each one's own, as anywidget takes one module.
-const BLUE = "#0072B2", ORANGE = "#D55E00", GREEN = "#009E73"; // as in asintrovae.figures.plots
+const BLUE = "#0072B2", ORANGE = "#D55E00", GREEN = "#009E73"; // as in asintrovae.figures.style
 
 const STYLE = `
   .asintrovae { color: var(--pst-color-text-base, var(--jp-content-font-color1, inherit)); font-size: 0.85rem; line-height: 1.4;

@@ -1,4 +1,7 @@
-"""Interactive figures. They compute in the browser, so they also work in the built page, where there is no kernel."""
+"""Interactive figures.
+
+They compute in the browser, so they also work in the built page, where there is no kernel.
+"""
 
 import base64
 import zipfile
@@ -16,7 +19,7 @@ from asintrovae.running.records import load_run
 
 
 def _module(name: str) -> str:
-    """The JavaScript of a widget, with what all share before it: anywidget takes one text."""
+    """Return a widget's JavaScript behind the parts of all widgets: anywidget takes one text."""
     return "".join(
         Path(__file__).with_name(file).read_text(encoding="utf-8")
         for file in ("widget_parts.js", name)
@@ -24,21 +27,27 @@ def _module(name: str) -> str:
 
 
 def _number(default: float, low: float, high: float) -> Any:
-    """A number in [low, high] that the browser and Python both see."""
+    """Return a trait, a number in [low, high], that the browser and Python both see."""
     return traitlets.Float(default, min=low, max=high).tag(sync=True)
 
 
 def _pair(default: tuple[float, float], low: float, high: float) -> Any:
-    """One number in [low, high] for each axis of the plane."""
+    """Return a trait of one number in [low, high] for each axis of the plane."""
     each = (traitlets.Float(min=low, max=high) for _ in default)
     return traitlets.Tuple(*each, default_value=default).tag(sync=True)
 
 
 class KernelExplorer(anywidget.AnyWidget):
-    """Two posteriors a and b in the plane, to be dragged and stretched, with the three kernels and D of the two, live.
+    """Two posteriors in the plane, to be dragged and stretched, with the three kernels and D live.
 
-    mu_a, mu_b: means (μ_1, μ_2) in [-3, 3]. var_a, var_b: variances (λ_1, λ_2) in [0.05, 4]. n: latent axes, even, up to 256;
-    those beyond the plane repeat its two. D is `as_distance` of two batches of one example each.
+    D is `as_distance` of two batches of one example each.
+
+    Attributes:
+        mu_a: means (μ_1, μ_2) of posterior a, in [-3, 3].
+        var_a: its variances (λ_1, λ_2), in [0.05, 4].
+        mu_b: means of posterior b.
+        var_b: its variances.
+        n: latent axes, even, up to 256; those beyond the plane repeat its two.
     """
 
     _esm = _module("kernel_explorer.js")
@@ -59,10 +68,17 @@ class KernelExplorer(anywidget.AnyWidget):
 
 
 class MarginGame(anywidget.AnyWidget):
-    """The losses of IntroVAE's two players against the energy of a fake, with both fakes alike and R = 0.
+    """The losses of IntroVAE's two players against the energy of a fake.
 
-    margin: m in [0, 12] nats. kl_real, kl_fake: KL(x) and KL(x_s) in [0, 12] nats. beta_kl, beta_neg: weights in [0, 1].
-    tied: fakes look real, so that all energies are kl_fake.
+    Both fakes are alike, and R = 0.
+
+    Attributes:
+        margin: m in [0, 12] nats.
+        kl_real: KL(x) in [0, 12] nats.
+        kl_fake: KL(x_s) in [0, 12] nats.
+        beta_kl: weight in [0, 1].
+        beta_neg: weight in [0, 1].
+        tied: fakes look real, so that all energies are kl_fake.
     """
 
     _esm = _module("margin_game.js")
@@ -76,11 +92,24 @@ class MarginGame(anywidget.AnyWidget):
 
 
 class AnnealingExplorer(anywidget.AnyWidget):
-    """What AS-IntroVAE's losses hold at an iteration: c, both parts of KL_s, exp(α W_s) of a fake with R = 0, and slopes.
+    """The parts of AS-IntroVAE's losses at an iteration, of a fake with R = 0.
 
-    folder: a run of book/tools/training_frames.py, whose weights, length and warm-up count; where `recorded`, KL(x_g) and D too.
-    iteration: in [0, total]. kl: KL(x_s) in [0, 10] nats. distance: D in [0, 1]. c: the weight where `fixed_c`, else annealed.
-    Raises FileNotFoundError where the folder holds no such run.
+    They are c, both parts of KL_s, exp(α W_s), and the slopes.
+
+    Args:
+        folder: a run of book/tools/training_frames.py, whose weights, length and warm-up count.
+        values: of the attributes.
+
+    Attributes:
+        iteration: in [0, total].
+        fixed_c: c is the attribute; else it is annealed.
+        c: weight of the KL divergence in [0, 1].
+        recorded: KL(x_g) and D are those of the run.
+        kl: KL(x_s) in [0, 10] nats.
+        distance: D in [0, 1].
+
+    Raises:
+        FileNotFoundError: where the folder holds no such run.
     """
 
     _esm = _module("annealing_explorer.js")
@@ -98,9 +127,8 @@ class AnnealingExplorer(anywidget.AnyWidget):
 
     def __init__(self, folder: Path, **values: Any) -> None:
         config, film = load_run(folder).config, load_film(folder)
-        weights = {name: getattr(config, name) for name in ("alpha", "beta_kl", "beta_neg")} | {
-            "kappa": 0.5
-        }  # points: 2 numbers
+        weights = {name: getattr(config, name) for name in ("alpha", "beta_kl", "beta_neg")}
+        weights["kappa"] = 0.5  # a point is 2 numbers
         run = numpy.stack([film["iteration"], film["kl_g"], film["distance"]], axis=1).tolist()
         super().__init__(
             total=config.iterations,
@@ -112,10 +140,20 @@ class AnnealingExplorer(anywidget.AnyWidget):
 
 
 class TrainingPlayer(anywidget.AnyWidget):
-    """Trainings side by side on one slider: generated points, their density, posteriors of real and generated points.
+    """Trainings side by side on one slider.
 
-    folders: name of each model -> a run of book/tools/training_frames.py on 8 Gaussians. frame: which picture, from 0.
-    Raises FileNotFoundError where a folder holds no such run, ValueError where their pictures are of different iterations.
+    Each shows generated points, their density, and posteriors of real and generated points.
+
+    Args:
+        folders: name of each model -> a run of book/tools/training_frames.py on 8 Gaussians.
+        values: of the attributes.
+
+    Attributes:
+        frame: number of the picture, from 0.
+
+    Raises:
+        FileNotFoundError: where a folder holds no such run.
+        ValueError: where their pictures are of different iterations.
     """
 
     _esm = _module("training_player.js")
@@ -133,9 +171,8 @@ class TrainingPlayer(anywidget.AnyWidget):
         frames = films[0]["frames"].tolist()
         for name, film in zip(folders, films, strict=True):
             if film["frames"].tolist() != frames:
-                raise ValueError(
-                    f"folders[{name!r}] has pictures of other iterations than the first; record them together"
-                )
+                found = f"folders[{name!r}] has pictures of other iterations than the first"
+                raise ValueError(f"{found}; record them together")
         config = load_run(next(iter(folders.values()))).config
         centers = toy_density("8gaussians").centers
         assert centers is not None
@@ -151,15 +188,18 @@ class TrainingPlayer(anywidget.AnyWidget):
 
 
 def load_film(folder: Path) -> dict[str, Any]:
-    """What book/tools/training_frames.py left of a run, arrays by name; its docstring lists them.
+    """Return the arrays that book/tools/training_frames.py kept of a run, by name.
 
-    Raises FileNotFoundError, naming the folder, where there is none, ValueError for a damaged file.
+    The docstring of that script lists them.
+
+    Raises:
+        FileNotFoundError: where there are none; it names the folder.
+        ValueError: for a damaged file.
     """
     file = Path(folder) / "frames.npz"
     if not file.exists():
-        raise FileNotFoundError(
-            f"folder='{folder}' holds no frames.npz; record one with book/tools/training_frames.py"
-        )
+        way_out = "record one with book/tools/training_frames.py"
+        raise FileNotFoundError(f"folder='{folder}' holds no frames.npz; {way_out}")
     try:
         with numpy.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
@@ -170,14 +210,17 @@ def load_film(folder: Path) -> dict[str, Any]:
 
 
 def _numbers(film: Mapping[str, Any]) -> list[list[float]]:
-    """Modes found, share between the modes, KL(x) and KL(x_g) at every picture."""
+    """Return modes found, share between the modes, KL(x) and KL(x_g) at every picture."""
     rows = numpy.stack([film[name] for name in ("modes", "between", "kl", "kl_g")], axis=1)
     shown: list[list[float]] = rows[numpy.isin(film["iteration"], film["frames"])].tolist()
     return shown
 
 
 def _pictures(film: Mapping[str, Any]) -> bytes:
-    """Pictures one after the other: samples and posteriors as little-endian int16, the density as uint8 between them."""
+    """Return the bytes of all pictures, one after the other.
+
+    Each is the samples as little-endian int16, the density as uint8, the posteriors as int16.
+    """
     rows = zip(
         film["samples"].astype("<i2"),
         film["density"].astype("u1"),

@@ -14,7 +14,7 @@ from asintrovae.theory.gaussian import Gaussian, full_precision
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside, the former mode afterwards."""
+    """Hold the model in evaluation mode without gradients; the former mode returns afterwards."""
     training = model.training
     model.eval()
     try:
@@ -25,23 +25,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 STATISTICS_BATCHES = 10
-"""How many batches `precise_batchnorm` looks at."""
+"""Batches that `precise_batchnorm` averages over."""
 
 
 @torch.no_grad()
 def precise_batchnorm(
     halves: Mapping[str, nn.Module], batch: Callable[[int], Tensor], latent_dim: int, seed: int
 ) -> None:
-    """Set the statistics that BatchNorm uses in evaluation mode, from the weights and fixed batches alone.
+    """Set the statistics that BatchNorm uses in evaluation mode, from weights and fixed batches.
 
-    In training every call normalises with its own batch, real, reconstructed or generated, as published. The running
-    averages that PyTorch keeps meanwhile mix the three kinds and depend on the last of them. Training never reads them,
-    so they are replaced by means over fixed batches ("precise BatchNorm", Wu & Johnson 2021) of what evaluation asks for:
-    in the encoder real images; in the decoder posterior samples of real images together with as many prior samples,
-    since one network has to reconstruct and to generate; in a generator prior samples.
+    In training every call normalises with its own batch, real, reconstructed or generated, as
+    published. The running averages that PyTorch keeps meanwhile mix the three kinds and depend on
+    the last of them. Training never reads them, so they are replaced by means over fixed batches
+    ("precise BatchNorm", Wu & Johnson 2021) of what evaluation asks for:
+    in the encoder real images; in the decoder posterior samples of real images together with as
+    many prior samples, since one network has to reconstruct and to generate; in a generator prior
+    samples.
 
-    halves: by name, of which "encoder", "decoder" and "generator" are looked at. batch: number -> real images (B, ...).
-    latent_dim: n. seed: of the latents.
+    Args:
+        halves: modules by name; "encoder", "decoder" and "generator" are used.
+        batch: number of a batch -> real images (B, ...).
+        latent_dim: n.
+        seed: of the latents, ≥ 0.
     """
     encoder, numbers = halves.get("encoder"), range(STATISTICS_BATCHES)
     if encoder is not None:
@@ -58,10 +63,12 @@ def precise_batchnorm(
 def _latents(
     encoder: nn.Module | None, x: Tensor, latent_dim: int, generator: torch.Generator
 ) -> Tensor:
-    """Prior samples (B, n), with an encoder behind as many posterior samples of x (B, ...) in evaluation mode."""
-    drawn = torch.randn(
-        2, len(x) * world()[1], latent_dim, generator=generator
-    )  # for the batch of all processes
+    """Return prior samples (B, n), with an encoder behind as many posterior samples of x (B, ...).
+
+    The encoder is in evaluation mode.
+    """
+    whole = len(x) * world()[1]  # the batch of all processes
+    drawn = torch.randn(2, whole, latent_dim, generator=generator)
     prior, noise = (share(part).to(x) for part in drawn)
     if encoder is None:
         return prior
@@ -71,13 +78,13 @@ def _latents(
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation over the examples of all processes, so that a run does not depend on their number.
+    """Batch normalisation over the examples of all processes.
 
-    torch's SyncBatchNorm does the same on CUDA alone.
+    A run then does not depend on their number. torch's SyncBatchNorm does the same on CUDA alone.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape."""
+        """Return x (B, C, H, W) normalised, of the same shape."""
         count = world()[1]
         if count == 1 or not self.training:
             return super().forward(x)
@@ -90,6 +97,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
     def _track(self, mean: Tensor, var: Tensor, size: int) -> None:
+        """Move the running statistics towards those of a batch of `size` numbers per channel."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

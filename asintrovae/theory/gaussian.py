@@ -1,4 +1,4 @@
-"""Diagonal Gaussians: the posterior q(z|x), and the only place where its Kullback-Leibler divergence is written."""
+"""Diagonal Gaussians: the posterior q(z|x) and its Kullback-Leibler divergence from the prior."""
 
 import inspect
 import math
@@ -9,29 +9,52 @@ from torch import Tensor
 
 
 def reparameterize(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
-    """Draw z = mean + exp(logvar / 2) * noise, differentiable in mean and logvar (Kingma & Welling 2014, Sec. 2.4).
+    """Return z = mean + exp(logvar / 2) * noise (Kingma & Welling 2014, Sec. 2.4).
 
-    All three are (B, n); `noise` holds standard normal draws, passed in so that the caller owns the randomness.
+    Args:
+        mean: (B, n); gradients reach it.
+        logvar: natural logarithm of the variance, (B, n); gradients reach it.
+        noise: standard normal draws, (B, n), passed in so that the caller owns the randomness.
+
+    Example:
+        >>> reparameterize(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([0.5]))
+        tensor([1.5000])
     """
     return mean + (0.5 * logvar).exp() * noise
 
 
 def kl_to_standard_normal(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mean, diag exp(logvar)) || N(0, I)) in nats, summed over the latent axes: (B, n), (B, n) -> (B,).
+    """Return KL(N(mean, diag exp(logvar)) || N(0, I)) (Kingma & Welling 2014, App. B).
 
-    Kingma & Welling 2014, App. B. Never negative; zero exactly when mean = logvar = 0.
+    Args:
+        mean: (B, n).
+        logvar: natural logarithm of the variance, (B, n).
+
+    Returns:
+        (B,), in nats, summed over the latent axes; never negative, and zero exactly where
+        mean = logvar = 0.
+
+    Example:
+        >>> kl_to_standard_normal(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2))
+        tensor([2.5000])
     """
-    # expm1(l) - l rather than exp(l) - 1 - l: the latter loses every digit of a small KL to cancellation.
+    # exp(l) - 1 - l loses every digit of a small KL to cancellation; expm1(l) - l does not.
     return 0.5 * (mean.square() + logvar.expm1() - logvar).sum(-1)
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """x of any shape, at least float32: sums and differences of squares do not survive the 8 bits of bfloat16."""
+    """Return x, of any shape, at least in float32.
+
+    Sums and differences of squares do not survive the 8 bits of bfloat16.
+    """
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class _Bounded(torch.autograd.Function):
-    """Clamp whose gradient stops only what would lead further out; torch's stops all, and what is out once never returns."""
+    """Clamp whose gradient stops only what would lead further out.
+
+    The gradient of torch's clamp stops everything, and what is outside once never returns.
+    """
 
     generate_vmap_rule = True
 
@@ -54,9 +77,10 @@ _Bounded.forward.__signature__ = inspect.signature(_Bounded.forward)  # type: ig
 
 
 def bounded(x: Tensor, low: float, high: float) -> Tensor:
-    """x of any shape, clamped to [low, high]; a descent step may still bring back what is outside. NaN stays NaN.
+    """Return x, of any shape, clamped to [low, high].
 
-    Within the range value and gradient are those of x, bit for bit.
+    A descent step may still bring back what is outside. Within the range value and gradient are
+    those of x, bit for bit. NaN stays NaN.
     """
     found: Tensor = _Bounded.apply(x, low, high)  # type: ignore[no-untyped-call]
     return found
@@ -65,7 +89,14 @@ def bounded(x: Tensor, low: float, high: float) -> Tensor:
 class Gaussian(NamedTuple):
     """Diagonal Gaussian over the last axis; a tuple, so that torch.func transforms see through it.
 
-    mean: (B, n). logvar: (B, n), natural logarithm of the variance.
+    Attributes:
+        mean: (B, n).
+        logvar: natural logarithm of the variance, (B, n).
+
+    Example:
+        >>> q = Gaussian(torch.zeros(1, 2), torch.zeros(1, 2))
+        >>> q.var, q.kl()
+        (tensor([[1., 1.]]), tensor([0.]))
     """
 
     mean: Tensor
@@ -73,19 +104,18 @@ class Gaussian(NamedTuple):
 
     @property
     def var(self) -> Tensor:
-        """Variance λ, (B, n): the square of the standard deviation."""
+        """The variance λ, (B, n), the square of the standard deviation."""
         return self.logvar.exp()
 
     def sample(self, noise: Tensor) -> Tensor:
-        """One draw per example, (B, n), by `reparameterize`."""
+        """Return one draw per example, (B, n), from standard normal noise (B, n)."""
         return reparameterize(self.mean, self.logvar, noise)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density in nats at z (..., n), summed over the last axis: (...)."""
-        return -0.5 * (
-            (z - self.mean).square() / self.var + self.logvar + math.log(2 * math.pi)
-        ).sum(-1)
+        """Return the log-density in nats at z (..., n), summed over the last axis: (...)."""
+        squares = (z - self.mean).square() / self.var
+        return -0.5 * (squares + self.logvar + math.log(2 * math.pi)).sum(-1)
 
     def kl(self) -> Tensor:
-        """KL to the prior N(0, I), (B,), by `kl_to_standard_normal`."""
+        """Return the KL divergence from the prior N(0, I), (B,), by `kl_to_standard_normal`."""
         return kl_to_standard_normal(self.mean, self.logvar)

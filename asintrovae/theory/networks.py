@@ -1,4 +1,8 @@
-"""Encoders, decoders, critics: the MLP of the 2-D protocol and the residual convolutions of the image protocol."""
+"""Encoders, decoders and critics.
+
+For points they are the MLPs of the 2-D protocol, for images the residual convolutions of the image
+protocol.
+"""
 
 import itertools
 import math
@@ -11,8 +15,7 @@ from asintrovae.theory.batchnorm import BatchNorm2d
 from asintrovae.theory.gaussian import Gaussian, bounded, full_precision
 
 LOGVAR_RANGE = (-20.0, 20.0)
-"""Every encoder keeps its log-variance in this range by `bounded`: exp of it, and its sums, stay finite in float32."""
-
+"""Range of every encoder's log-variance (`bounded`): exp of it, and sums, are finite in float32."""
 
 PUBLISHED_WIDTHS = {
     28: (64, 128),
@@ -24,7 +27,12 @@ PUBLISHED_WIDTHS = {
 
 
 class GaussianHead(nn.Module):
-    """Linear map from features (B, F) to a posterior over n axes, log-variance bounded by LOGVAR_RANGE."""
+    """Linear map from features (B, F) to a posterior, its log-variance bounded by LOGVAR_RANGE.
+
+    Args:
+        features: F.
+        latent_dim: axes n of the posterior.
+    """
 
     def __init__(self, features: int, latent_dim: int) -> None:
         super().__init__()
@@ -38,7 +46,10 @@ class GaussianHead(nn.Module):
 class Autoencoder(nn.Module):
     """The two halves of an (introspective) VAE.
 
-    encoder: module (B, ...) -> Gaussian of (B, n). decoder: module (B, n) -> (B, ...). latent_dim: n.
+    Args:
+        encoder: module (B, ...) -> Gaussian of (B, n).
+        decoder: module (B, n) -> (B, ...).
+        latent_dim: n.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, latent_dim: int) -> None:
@@ -46,24 +57,30 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder, self.latent_dim = encoder, decoder, latent_dim
 
     def encode(self, x: Tensor) -> Gaussian:
-        """Posterior q(z|x) of x (B, ...)."""
+        """Return the posterior q(z|x) of x (B, ...)."""
         posterior: Gaussian = self.encoder(x)
         return posterior
 
     def decode(self, z: Tensor) -> Tensor:
-        """Image Dec(z) of z (B, n); with `NoisyDecoder` a draw about it."""
+        """Return the image Dec(z) of z (B, n); with `NoisyDecoder` a draw about it."""
         return full_precision(self.decoder(z))
 
 
 class GAN(nn.Module):
-    """The two halves of WGAN-GP. critic: module (B, ...) -> (B,). generator: module (B, n) -> (B, ...)."""
+    """The two halves of WGAN-GP.
+
+    Args:
+        critic: module (B, ...) -> (B,).
+        generator: module (B, n) -> (B, ...).
+        latent_dim: n.
+    """
 
     def __init__(self, critic: nn.Module, generator: nn.Module, latent_dim: int) -> None:
         super().__init__()
         self.critic, self.generator, self.latent_dim = critic, generator, latent_dim
 
     def decode(self, z: Tensor) -> Tensor:
-        """Generated image of z (B, n)."""
+        """Return the generated image of z (B, n)."""
         return full_precision(self.generator(z))
 
 
@@ -78,13 +95,18 @@ class CriticHead(nn.Linear):
 
 
 FOURIER_SCALE = 2.0
-"""Deviation of the frequencies of `FourierFeatures` before training, in radians per unit of the input."""
+"""Standard deviation of the initial frequencies of `FourierFeatures`, in radians per unit of x."""
 
 
 class FourierFeatures(nn.Module):
-    """Widen x (B, d) by sinusoids sin(Ω x + ω), learnt with the rest: (B, d) -> (B, d + features).
+    """Layer that widens x by sinusoids sin(Ω x + ω): (B, d) -> (B, d + features).
 
-    An MLP learns sharp edges slowly from x alone, and fast from sinusoids of it (Tancik et al. 2020, where Ω is fixed).
+    An MLP learns sharp edges slowly from x alone, and fast from sinusoids of it (Tancik et al.
+    2020, where Ω is fixed). Here Ω and ω are learnt with the rest.
+
+    Args:
+        data_dim: d.
+        features: number of sinusoids.
     """
 
     def __init__(self, data_dim: int, features: int) -> None:
@@ -98,12 +120,18 @@ class FourierFeatures(nn.Module):
 
 
 def mlp(sizes: Sequence[int], fourier_features: int = 0) -> nn.Sequential:
-    """Linear layers of these sizes with ReLU between them, behind `FourierFeatures`: (B, sizes[0]) -> (B, sizes[-1])."""
-    layers: list[nn.Module] = (
-        [FourierFeatures(sizes[0], fourier_features)] if fourier_features else []
-    )
-    for size_in, size_out in itertools.pairwise([sizes[0] + fourier_features, *sizes[1:]]):
-        layers += [nn.Linear(size_in, size_out), nn.ReLU()]
+    """Return linear layers with ReLU between them: (B, sizes[0]) -> (B, sizes[-1]).
+
+    Args:
+        sizes: of the input, of the hidden layers and of the output.
+        fourier_features: number of sinusoids of the input beside it (`FourierFeatures`); 0: none.
+    """
+    size_in, *sizes_out = sizes
+    layers: list[nn.Module] = []
+    if fourier_features:
+        layers.append(FourierFeatures(size_in, fourier_features))
+    for features_in, features_out in itertools.pairwise([size_in + fourier_features, *sizes_out]):
+        layers += [nn.Linear(features_in, features_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -114,19 +142,22 @@ def mlp_autoencoder(
     decoder_std: float = 0.0,
     fourier_features: int = 0,
 ) -> Autoencoder:
-    """Autoencoder of the 2-D protocol: hidden layers of these widths, mirrored in the decoder; points (B, data_dim).
+    """Return the autoencoder of the 2-D protocol, for points (B, data_dim).
 
-    decoder_std: σ of p(x|z) = N(Dec(z), σ² I). At 0 the decoder gives the mean, as published. Above it draws, with the
-    last data_dim of the n > data_dim latent axes as its noise (`NoisyDecoder`), which the encoder leaves at the prior
-    (`PriorAxes`).
-    fourier_features: how many sinusoids of their input both halves see beside it.
+    Args:
+        data_dim: coordinates of a point.
+        latent_dim: n.
+        widths: of the encoder's hidden layers, mirrored in the decoder.
+        decoder_std: σ of p(x|z) = N(Dec(z), σ² I). At 0 the decoder gives the mean, as published.
+            Above it draws, with the last data_dim of the n > data_dim latent axes as its noise
+            (`NoisyDecoder`), which the encoder leaves at the prior (`PriorAxes`).
+        fourier_features: number of sinusoids of their input that both halves see beside it.
     """
     noise_axes = data_dim if decoder_std else 0
+    axes = latent_dim - noise_axes
     features = nn.Sequential(mlp([data_dim, *widths], fourier_features), nn.ReLU())
-    encoder = nn.Sequential(features, GaussianHead(widths[-1], latent_dim - noise_axes))
-    decoder: nn.Module = mlp(
-        [latent_dim - noise_axes, *reversed(widths), data_dim], fourier_features
-    )
+    encoder = nn.Sequential(features, GaussianHead(widths[-1], axes))
+    decoder: nn.Module = mlp([axes, *reversed(widths), data_dim], fourier_features)
     if decoder_std:
         encoder.append(PriorAxes(noise_axes))
         decoder = NoisyDecoder(decoder, decoder_std, noise_axes)
@@ -134,21 +165,32 @@ def mlp_autoencoder(
 
 
 class NoisyDecoder(nn.Module):
-    """Draw x = Dec(z) + σ ε of p(x|z) = N(Dec(z), σ² I): (B, n) -> (B, noise_axes), ε the last noise_axes of the n axes."""
+    """Decoder that draws x = Dec(z) + σ ε of p(x|z) = N(Dec(z), σ² I): (B, n) -> (B, noise_axes).
+
+    Args:
+        mean: module of the other axes -> Dec(z), (B, noise_axes).
+        std: σ ≥ 0.
+        noise_axes: number of the last of the n axes, which are ε.
+    """
 
     def __init__(self, mean: nn.Module, std: float, noise_axes: int) -> None:
         super().__init__()
         self.mean, self.std, self.noise_axes = mean, std, noise_axes
 
     def forward(self, z: Tensor) -> Tensor:
-        drawn: Tensor = self.mean(z[:, : -self.noise_axes]) + self.std * z[:, -self.noise_axes :]
+        z, noise = z[:, : -self.noise_axes], z[:, -self.noise_axes :]
+        drawn: Tensor = self.mean(z) + self.std * noise
         return drawn
 
 
 class PriorAxes(nn.Module):
-    """Widen a posterior over n axes by `axes` that are N(0, 1) whatever x is, so that they add nothing to any KL.
+    """Layer that widens a posterior by axes that are N(0, 1) whatever x is.
 
-    In the AS-Distance they cancel too, but a mean over the axes divides by their number.
+    They add nothing to any KL. In the AS-Distance they cancel too, but a mean over the axes divides
+    by their number.
+
+    Args:
+        axes: how many are added.
     """
 
     def __init__(self, axes: int) -> None:
@@ -163,17 +205,20 @@ class PriorAxes(nn.Module):
 def mlp_gan(
     data_dim: int, latent_dim: int, widths: Sequence[int], fourier_features: int = 0
 ) -> GAN:
-    """WGAN-GP pair of the same size as `mlp_autoencoder`."""
-    critic = nn.Sequential(
-        mlp([data_dim, *widths], fourier_features), nn.ReLU(), CriticHead(widths[-1])
-    )
-    return GAN(critic, mlp([latent_dim, *reversed(widths), data_dim], fourier_features), latent_dim)
+    """Return a WGAN-GP pair of the same size as `mlp_autoencoder`, with the same arguments."""
+    features = mlp([data_dim, *widths], fourier_features)
+    critic = nn.Sequential(features, nn.ReLU(), CriticHead(widths[-1]))
+    generator = mlp([latent_dim, *reversed(widths), data_dim], fourier_features)
+    return GAN(critic, generator, latent_dim)
 
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around a skip connection: (B, C, H, W) -> (B, C', H, W).
 
-    norm: makes the layer behind each convolution from its channels; nn.Identity for none.
+    Args:
+        channels_in: C.
+        channels_out: C'.
+        norm: makes the layer behind each convolution from its channels; nn.Identity for none.
     """
 
     def __init__(
@@ -181,11 +226,9 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         bias = norm is nn.Identity  # BatchNorm has its own
-        self.skip = (
-            nn.Conv2d(channels_in, channels_out, 1, bias=False)
-            if channels_in != channels_out
-            else nn.Identity()
-        )
+        self.skip: nn.Module = nn.Identity()
+        if channels_in != channels_out:
+            self.skip = nn.Conv2d(channels_in, channels_out, 1, bias=False)
         self.body = nn.Sequential(
             nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=bias),
             norm(channels_out),
@@ -201,10 +244,17 @@ class ResidualBlock(nn.Module):
 def conv_autoencoder(
     image_shape: Sequence[int], latent_dim: int, widths: Sequence[int]
 ) -> Autoencoder:
-    """Residual convolutional autoencoder of the image protocol (Daniel & Tamar 2021), images (B, C, H, H) in [0, 1].
+    """Return the residual convolutional autoencoder of the image protocol (Daniel & Tamar 2021).
 
-    widths: channels after each halving of the resolution; H must divide by 2 ** len(widths), else ValueError.
     The decoder's output is not squashed: clamp it to [0, 1] to show or score it.
+
+    Args:
+        image_shape: (C, H, H) of images in [0, 1].
+        latent_dim: n.
+        widths: channels after each halving of the resolution, as PUBLISHED_WIDTHS.
+
+    Raises:
+        ValueError: where H does not divide by 2 ** len(widths).
     """
     features = math.prod(smallest_grid(image_shape, widths))
     encoder = nn.Sequential(*conv_features(image_shape, widths), GaussianHead(features, latent_dim))
@@ -212,9 +262,10 @@ def conv_autoencoder(
 
 
 def conv_gan(image_shape: Sequence[int], latent_dim: int, widths: Sequence[int]) -> GAN:
-    """WGAN-GP pair of the same size as `conv_autoencoder`: its decoder, and its encoder without BatchNorm as the critic.
+    """Return a WGAN-GP pair of the same size as `conv_autoencoder`, with the same arguments.
 
-    BatchNorm would mix the examples of a batch, and the penalty is a slope per example (Gulrajani et al. 2017, Sec. 4).
+    It is that model's decoder, and its encoder without BatchNorm as the critic. BatchNorm would mix
+    the examples of a batch, and the penalty is a slope per example (Gulrajani et al. 2017, Sec. 4).
     """
     features = math.prod(smallest_grid(image_shape, widths))
     layers = conv_features(image_shape, widths, nn.Identity)
@@ -223,13 +274,17 @@ def conv_gan(image_shape: Sequence[int], latent_dim: int, widths: Sequence[int])
 
 
 def smallest_grid(image_shape: Sequence[int], widths: Sequence[int]) -> tuple[int, int, int]:
-    """Shape (C, H, W) between convolutions and linear layer; ValueError for images that cannot be halved so often."""
+    """Return the shape (C, H, H) between convolutions and linear layer.
+
+    Raises:
+        ValueError: for images that are not square or cannot be halved so often.
+    """
     _, height, width = image_shape
-    if height != width or height % 2 ** len(widths):
-        raise ValueError(
-            f"widths={tuple(widths)} halves the image {len(widths)} times, which {height}x{width} does not allow"
-        )
-    return widths[-1], height // 2 ** len(widths), width // 2 ** len(widths)
+    halvings = len(widths)
+    if height != width or height % 2**halvings:
+        asked = f"widths={tuple(widths)} halves the image {halvings} times"
+        raise ValueError(f"{asked}, which {height}x{width} does not allow")
+    return widths[-1], height // 2**halvings, width // 2**halvings
 
 
 def conv_features(
@@ -237,7 +292,13 @@ def conv_features(
     widths: Sequence[int],
     norm: Callable[[int], nn.Module] = BatchNorm2d,
 ) -> list[nn.Module]:
-    """Layers from images (B, C, H, H) to features (B, F), F the size of `smallest_grid`. norm: as in `ResidualBlock`."""
+    """Return layers from images (B, C, H, H) to features (B, F), F the size of `smallest_grid`.
+
+    Args:
+        image_shape: (C, H, H).
+        widths: channels after each halving of the resolution.
+        norm: as in `ResidualBlock`.
+    """
     layers: list[nn.Module] = [
         nn.Conv2d(image_shape[0], widths[0], 5, padding=2, bias=norm is nn.Identity),
         norm(widths[0]),
@@ -252,14 +313,11 @@ def conv_features(
 def conv_decoder(
     image_shape: Sequence[int], latent_dim: int, widths: Sequence[int]
 ) -> nn.Sequential:
-    """Module from latents (B, n) to images (B, C, H, H), the mirror of `conv_features`."""
+    """Return a module from latents (B, n) to images (B, C, H, H), the mirror of `conv_features`."""
     grid = smallest_grid(image_shape, widths)
-    layers: list[nn.Module] = [
-        nn.Linear(latent_dim, math.prod(grid)),
-        nn.ReLU(),
-        nn.Unflatten(1, grid),
-    ]
-    for width_in, width_out in zip([widths[-1], *reversed(widths)], reversed(widths), strict=False):
+    linear = nn.Linear(latent_dim, math.prod(grid))
+    layers: list[nn.Module] = [linear, nn.ReLU(), nn.Unflatten(1, grid)]
+    for width_in, width_out in itertools.pairwise([widths[-1], *reversed(widths)]):
         layers += [ResidualBlock(width_in, width_out), nn.Upsample(scale_factor=2)]
     last = nn.Conv2d(widths[0], image_shape[0], 5, padding=2)
     return nn.Sequential(*layers, ResidualBlock(widths[0], widths[0]), last)

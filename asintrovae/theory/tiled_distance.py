@@ -12,7 +12,8 @@ to 1.25; shared operations 0.5 to 1.7 and 2 to 24.
 
 From the outside to the inside: `PairSum` is D with its gradient, `sum_over_pairs` deals sets and
 strips of tiles to threads, `over_strips` and `over_strip` run over tiles, and `weighted_kernel` and
-`slopes` compute one tile. Shapes: L sets (members of an ensemble) of S = N + M examples with n axes.
+`slopes_of` compute one tile. In shapes there are L sets, as of the members of an ensemble, of
+S = N + M examples with n axes.
 """
 
 import inspect
@@ -63,8 +64,9 @@ class Sums(NamedTuple):
 
     Attributes:
         value: the sum itself, (L,).
-        rows: slopes in mean and variance, summed over the pairs where an example is i: (2, L, n, S).
-        columns: the same over the pairs where it is j.
+        rows: slopes in mean and variance, summed over the pairs in which an example is i,
+            (2, L, n, S).
+        columns: the same over the pairs in which it is j.
         scale: weighted kernels of all pairs that an example is in, the slope in its log-scale,
             (L, S).
     """

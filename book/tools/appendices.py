@@ -312,7 +312,7 @@ def cuda_table(found: dict[str, Any]) -> str:
 def draw_distance(measured: list[dict[str, Any]]) -> Any:
     """Time and memory of the AS-Distance against B, a pair of curves for each n."""
     import matplotlib.pyplot as plt  # here, so that a build without results does not wait for it
-    from asintrovae.figures.plots import BLUE, GREEN, ORANGE
+    from asintrovae.figures.style import BLUE, GREEN, ORANGE
 
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.0))
     most = max(row["threads"] for row in measured)
@@ -347,7 +347,8 @@ def draw_distance(measured: list[dict[str, Any]]) -> Any:
 def chart(found: dict[str, Any], where: Path) -> str:
     """The figure of `draw_distance`, drawn into `where`."""
     import matplotlib.pyplot as plt
-    from asintrovae.figures.plots import save_figure, use_style
+    from asintrovae.figures.plots import save_figure
+    from asintrovae.figures.style import use_style
 
     with plt.rc_context():  # the style is for this figure alone
         use_style()

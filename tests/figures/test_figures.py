@@ -16,7 +16,8 @@ from conftest import ROOT
 from matplotlib.colors import is_color_like, to_hex, to_rgb
 from PIL import Image
 
-from asintrovae.figures.plots import COLORS, compact, save_figure, use_style
+from asintrovae.figures.plots import compact, save_figure
+from asintrovae.figures.style import COLORS, use_style
 
 CHAPTERS = sorted((ROOT / "book").glob("[0-9]*.ipynb"))
 SOURCES = sorted((ROOT / "book" / "src").rglob("*.md"))
