@@ -14,7 +14,7 @@ def examples():
     finder = doctest.DocTestFinder(exclude_empty=True)
     names = {name: getattr(asintrovae, name) for name in asintrovae.__all__}
     for module in pkgutil.walk_packages(asintrovae.__path__, "asintrovae."):
-        if not module.name.endswith("worker"):
+        if not module.name.endswith(("__main__", "worker")):
             found = importlib.import_module(module.name)
             for test in finder.find(found, globs={"torch": torch, **names, **vars(found)}):
                 if test.examples:
