@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import inspect
 import os
 import re
 import reprlib
@@ -198,7 +199,7 @@ class RunConfig(BaseModel):
     Defaults depend on the kind of data. For points they are the laptop protocol on 8 Gaussians,
     setting C1, about a minute; for images six epochs of the embedded digits, a few minutes.
     Numbers may come as text, as papermill's -r passes them, whole ones also as 1e4; paths as text
-    or a Path, where `~` is the home folder.
+    or a Path, where ~ is the home folder.
     """
 
     model_config = ConfigDict(
@@ -565,6 +566,12 @@ MANUAL_END = """
         (10000, 256)
     """
 RunConfig.__doc__ = _manual()
+RunConfig.__signature__ = inspect.Signature(  # pydantic's would spell out every annotation
+    [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
+        for name, field in RunConfig.model_fields.items()
+    ]
+)
 
 
 def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -110,11 +110,11 @@ def evaluate(
         features: from `build_features`, for images only.
 
     Returns:
-        Name -> value. Points: the four divergences of `histogram_divergences`, modes found where
-        the data have isolated ones, share of samples outside the histogram. Images: PSNR, SSIM, MSE
-        of reconstructions clamped to [0, 1]; with a feature network Fréchet distance, precision and
-        recall. Autoencoders: active units and mean KL in nats. A measure that these examples do not
-        allow is None, and "not_measured" then holds name -> reason.
+        The measures by name. Of points the four divergences of `histogram_divergences`, modes found
+        where the data have isolated ones, share of samples outside the histogram. Of images PSNR,
+        SSIM, MSE of reconstructions clamped to [0, 1]; with a feature network Fréchet distance,
+        precision and recall. Of autoencoders active units and mean KL in nats. A measure that these
+        examples do not allow is None, and "not_measured" then holds name -> reason.
 
     Example:
         >>> config = RunConfig(evaluation_samples=100, device="cpu")

@@ -3,7 +3,9 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import nbformat
 import yaml
@@ -50,16 +52,21 @@ def small_chapter() -> nbformat.NotebookNode:
     return notebook
 
 
-def build_small_book(root: Path) -> Path:
-    """Build it below root; the folder of its pages. Fails on any warning."""
+def build_small_book(root: Path, pages: Mapping[str, str] = MappingProxyType({})) -> Path:
+    """Build it below root; the folder of its pages. Fails on any warning. pages: others, name -> text."""
     (root / "book").mkdir(parents=True)
     shutil.copy(ROOT / "_config.yml", root)
     for name in ("static", "tools"):
         shutil.copytree(ROOT / "book" / name, root / "book" / name)
     shutil.copy(ROOT / "book" / "references.bib", root / "book")
-    toc = {"format": "jb-book", "root": "book/index", "chapters": [{"file": "book/01_small"}]}
+    chapters = [{"file": f"book/{name}"} for name in ("01_small", *pages)]
+    toc = {"format": "jb-book", "root": "book/index", "chapters": chapters}
     (root / "_toc.yml").write_text(yaml.safe_dump(toc))
     (root / "book" / "index.md").write_text("# A small book\n\nIts only chapter is [](01_small).\n")
+    for name, text in pages.items():
+        page = root / "book" / f"{name}.md"
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(text)
     nbformat.write(small_chapter(), root / "book" / "01_small.ipynb")
     command = [
         str(Path(sys.executable).with_name("jupyter-book")),

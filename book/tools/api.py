@@ -1,0 +1,65 @@
+"""Sphinx extension: the package's docstrings as a page, and links from the notation to it.
+
+The docstrings are text with shapes and formulas, not reStructuredText: |x|, 2**15 and the like are
+shown as they are.
+"""
+
+import re
+from typing import Any
+
+import asintrovae
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+
+LOSS = re.compile(r"(joint|encoder|decoder|critic|generator): ")
+"""Beginning of a line with the loss of a phase."""
+
+
+def as_text(
+    app: Sphinx, what: str, name: str, value: object, options: Any, lines: list[str]
+) -> None:
+    """Escape what reStructuredText would take for markup, and keep one formula a line."""
+    given, example, formula = lines[:], False, False
+    lines.clear()
+    for line in given:
+        example = line.lstrip().startswith(">>>") or (example and bool(line.strip()))
+        shown = line if example else re.sub(r"([*|])", r"\\\1", line)
+        was, formula = formula, bool(LOSS.match(line))
+        if formula != was:
+            lines.append("")
+        lines.append(f"| {shown}" if formula else shown)
+
+
+def in_short(
+    app: Sphinx, what: str, name: str, value: object, options: Any, signature: str, returns: str
+) -> tuple[str, str] | None:
+    """Return another signature for RunConfig, whose docstring lists the parameters."""
+    return ("(**parameters)", "") if value is asintrovae.RunConfig else None
+
+
+def link_names(app: Sphinx, doctree: nodes.document) -> None:
+    """Link the code names of the notation page to the page of the package where they are public."""
+    if app.env.docname != "book/notation":
+        return
+    for literal in list(doctree.findall(nodes.literal)):
+        name = literal.astext().split(".")[0]
+        if name in asintrovae.__all__ and not isinstance(literal.parent, nodes.reference):
+            link = pending_xref(
+                "",
+                refdomain="py",
+                reftype="obj",
+                reftarget=f"asintrovae.{name}",
+                refdoc=app.env.docname,
+                refwarn=True,
+            )
+            literal.replace_self(link)
+            link += literal
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register with Sphinx."""
+    app.connect("autodoc-process-docstring", as_text, priority=400)  # before napoleon
+    app.connect("autodoc-process-signature", in_short)
+    app.connect("doctree-read", link_names)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
