@@ -24,7 +24,16 @@ RUNNING: dict[str, "subprocess.Popen[bytes]"] = {}
 
 
 def run_point(point: Point, gpus: Sequence[str] = ()) -> None:
-    """On a Dask worker: execute a point in a process of its own. Raises RuntimeError with the reason if it failed."""
+    """Execute a point on a Dask worker, in a process of its own.
+
+    Args:
+        point: of a grid.
+        gpus: CUDA_VISIBLE_DEVICES for each worker of a local cluster; empty leaves them as they
+            are.
+
+    Raises:
+        RuntimeError: with the reason, if it failed.
+    """
     from distributed import get_worker
 
     environment = {"OMP_NUM_THREADS": str(point.config.threads or 1), **os.environ}
@@ -37,32 +46,30 @@ def run_point(point: Point, gpus: Sequence[str] = ()) -> None:
         "stderr": subprocess.STDOUT,
         "bufsize": 0,
     }
-    # A session of its own: Ctrl-C reaches it through its stdin, after the scheduler knows that it is not to be retried.
-    with subprocess.Popen(
-        command, cwd=point.folder, env=environment, start_new_session=True, **pipes
-    ) as process:
+    # A session of its own: Ctrl-C reaches it through its stdin, after the scheduler knows that it
+    # is not to be retried.
+    pipes |= {"cwd": point.folder, "env": environment, "start_new_session": True}
+    with subprocess.Popen(command, **pipes) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         RUNNING[str(point.run_dir)] = process
         with suppress(BrokenPipeError):
             process.stdin.write(json.dumps(asdict(point)).encode() + b"\n")
-        said = (
-            process.stdout.read().decode(errors="replace").strip()
-        )  # ends when the kernel, too, is gone
+        # Its output ends when the kernel, too, is gone.
+        said = process.stdout.read().decode(errors="replace").strip()
     RUNNING.pop(str(point.run_dir), None)
     if process.returncode:
-        raise RuntimeError(
-            said.splitlines()[-1] if said else f"its process ended with status {process.returncode}"
-        )
+        ended = f"its process ended with status {process.returncode}"
+        raise RuntimeError(said.splitlines()[-1] if said else ended)
 
 
 def dask_setup(_: Any) -> None:
-    """In each worker of a local cluster, by Dask's preload: Ctrl-C is the client's to answer."""
+    """Leave Ctrl-C to the client; called in each worker of a local cluster by Dask's preload."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def end_points(run_dirs: Sequence[str]) -> None:
-    """On a Dask worker: ask the processes of these points to end, if they run here, and wait."""
+    """Ask the processes of points that run on this Dask worker to end, and wait for them."""
     processes = [RUNNING[run_dir] for run_dir in run_dirs if run_dir in RUNNING]
     for process in processes:
         if process.stdin is not None:
@@ -73,26 +80,31 @@ def end_points(run_dirs: Sequence[str]) -> None:
 
 
 def run_points(client: Any, points: list[Point], gpus: Sequence[str], bar: Any) -> int:
-    """Run points on the cluster, each that failed once more; reports and counts those that failed again."""
+    """Run points on a cluster, each that failed once more.
+
+    Args:
+        client: of the cluster.
+        points: to run.
+        gpus: as for `run_point`.
+        bar: tqdm's, which counts the points; failures are written above it.
+
+    Returns:
+        How many points failed twice.
+    """
     from distributed import as_completed
 
     futures = client.map(run_point, points, gpus=gpus, pure=False, retries=1)
-    names, failed = (
-        {future.key: point.name for future, point in zip(futures, points, strict=True)},
-        0,
-    )
+    names = {future.key: point.name for future, point in zip(futures, points, strict=True)}
+    failed = 0
     try:
         for future in as_completed(futures):
             if future.status != "finished":
-                gone = future.status in ("cancelled", "lost")
-                error = (
-                    "the cluster is gone; the same command goes on"
-                    if gone
-                    else f"failed twice: {future.exception()}"
-                )
+                error = f"failed twice: {future.exception()}"
+                if future.status in ("cancelled", "lost"):
+                    error = "the cluster is gone; the same command goes on"
                 bar.write(f"{names[future.key]}: {error}", file=sys.stderr)
                 failed += 1
-            future.release()  # a result that is held would be made again when the worker that has it dies
+            future.release()  # a kept result is made again when the worker that has it dies
             bar.set_postfix(failed=failed, refresh=False)
             bar.update()
     except KeyboardInterrupt:
@@ -107,7 +119,20 @@ def run_points(client: Any, points: list[Point], gpus: Sequence[str], bar: Any) 
 def cluster_for(
     points: list[Point], scheduler: str | None, workers: int | None
 ) -> Iterator[tuple[Any, list[str]]]:
-    """A client, of the cluster at the address `scheduler` or of one on this machine, and the GPUs of its workers."""
+    """Yield a client of a Dask cluster, and the GPUs of its workers.
+
+    Args:
+        points: to run; they decide how many workers are of use.
+        scheduler: address of a running cluster; None starts one on this machine.
+        workers: of a cluster on this machine; None is one for each core, or each GPU.
+
+    Yields:
+        The client, and CUDA_VISIBLE_DEVICES for each worker, empty where it is left as it is.
+
+    Raises:
+        ParameterError: where the scheduler does not answer, and for a point larger than this
+            machine.
+    """
     with sweep_imports():
         import dask
         from distributed import Client, LocalCluster
@@ -115,9 +140,8 @@ def cluster_for(
         try:
             client = Client(scheduler)
         except (OSError, ValueError) as error:
-            raise ParameterError(
-                f"scheduler={scheduler!r} does not answer ({error}); start it, or leave --scheduler out"
-            ) from None
+            silent = f"scheduler={scheduler!r} does not answer ({error})"
+            raise ParameterError(f"{silent}; start it, or leave --scheduler out") from None
         with client:
             yield client, []
         return
@@ -127,13 +151,9 @@ def cluster_for(
     devices = max(point.config.devices for point in points)
     groups = gpu_groups(devices) if cuda else []
     count = min(len(points), workers or len(groups) or max(1, processors() // devices))
-    # A worker that dies takes no blame for it: what it ran goes on elsewhere, up to the tenth time.
-    with dask.config.set(
-        {
-            "distributed.scheduler.allowed-failures": 10,
-            "distributed.scheduler.worker-saturation": 1.0,
-        }
-    ):
+    # A point whose worker dies goes on elsewhere, up to the tenth time.
+    rules = {"allowed-failures": 10, "worker-saturation": 1.0}
+    with dask.config.set({f"distributed.scheduler.{name}": rule for name, rule in rules.items()}):
         cluster = LocalCluster(
             n_workers=count,
             threads_per_worker=1,
@@ -147,13 +167,9 @@ def cluster_for(
 
 
 def gpu_groups(size: int) -> list[str]:
-    """CUDA_VISIBLE_DEVICES for each of as many workers as there are groups of `size` GPUs."""
+    """Return CUDA_VISIBLE_DEVICES for as many workers as there are groups of `size` GPUs."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = (
-        visible.split(",")
-        if visible
-        else [str(index) for index in range(torch.cuda.device_count())]
-    )
+    gpus = visible.split(",") if visible else [str(k) for k in range(torch.cuda.device_count())]
     if size > len(gpus):
         raise ParameterError(f"devices={size}: this machine has {len(gpus)} GPUs")
     return [",".join(gpus[first : first + size]) for first in range(0, len(gpus) - size + 1, size)]

@@ -1,4 +1,4 @@
-"""A grid of runs: a YAML file with axes, the points it stands for, and what has become of each."""
+"""A grid of runs: a YAML file with axes, and the points that it stands for."""
 
 import ast
 import difflib
@@ -12,30 +12,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from asintrovae.config import (
-    ParameterError,
-    RunConfig,
-    expand_home,
-    short,
-)
+from asintrovae.config import ParameterError, RunConfig, expand_home, short
 
 KEYS = ("notebook", "run_dir", "fixed", "axes", "seeds")
+"""Keys of the YAML file."""
 
-
-COLUMNS = (
-    "seed",
-    "status",
-    "diverged_iteration",
-    "diverged_term",
-    "seconds",
-    "code",
-    "torch",
-    "device",
-)
-
+DIVERGED = ("diverged_iteration", "diverged_term")
+COLUMNS = ("seed", "status", *DIVERGED, "seconds", "code", "torch", "device")
+"""Columns of the table between the axes and the metrics."""
 
 TABLE = "table.csv"
+"""Name of the table in the folder of the grid's runs."""
 
+PATHS = ("data_dir", "fid_weights")
+"""Parameters that name a file or a folder; run_dir is every point's own."""
 
 LARGEST_FILE, LARGEST_GRID = 2**20, 10**5
 """Bytes of a YAML file and points of a grid beyond which it is refused."""
@@ -43,20 +33,25 @@ LARGEST_FILE, LARGEST_GRID = 2**20, 10**5
 
 @contextmanager
 def sweep_imports() -> Iterator[None]:
-    """Around the imports that only a sweep needs."""
+    """Say how to install a package that only a sweep needs, where it is missing."""
     try:
         yield
     except ImportError as error:
-        raise ParameterError(
-            f'{error}; a sweep needs more than training does: pip install "asintrovae[sweep]"'
-        ) from None
+        way_out = 'a sweep needs more than training does: pip install "asintrovae[sweep]"'
+        raise ParameterError(f"{error}; {way_out}") from None
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a grid. labels: axis -> label. Paths, and relative ones among the parameters, count from `folder`.
+    """One run of a grid.
 
-    parameters: what papermill sets, seed and run_dir included. defaults: of the notebook, for all the others.
+    Attributes:
+        labels: axis -> label.
+        seed: of the run.
+        folder: of the grid's file; paths, and relative ones among the parameters, count from it.
+        notebook: path of the training notebook.
+        parameters: what papermill sets, seed and run_dir included.
+        defaults: of the notebook, for all the other parameters.
     """
 
     labels: dict[str, str]
@@ -78,17 +73,25 @@ class Point:
 
     @cached_property
     def config(self) -> RunConfig:
-        """All parameters of the run. Raises ParameterError as RunConfig does."""
+        """All parameters of the run; ParameterError as RunConfig raises it."""
         return RunConfig(**{**self.defaults, **self.parameters})
 
 
 def read_grid(
     path: Path, run_dir: Path | None = None, given: Mapping[str, Any] | None = None
 ) -> tuple[Path, list[Point]]:
-    """The folder of all runs of a YAML file, and its points, checked, in order: the last axis and the seed fastest.
+    """Return the folder of all runs of a YAML file, and its points.
 
-    run_dir: in place of the file's. given: parameters in place of those that `fixed` sets.
-    Raises ParameterError, one line with the file, what is wrong in it and the way out.
+    Args:
+        path: the file; `~` is the home folder.
+        run_dir: in place of the file's; a relative one counts from the present folder.
+        given: parameters in place of those that `fixed` sets.
+
+    Returns:
+        The folder, and the points, checked, in order: the last axis and the seed change fastest.
+
+    Raises:
+        ParameterError: in one line, with the file, what is wrong in it and the way out.
     """
     path = Path(expand_home("grid", path))
     try:
@@ -97,41 +100,37 @@ def read_grid(
         if run_dir is not None:
             base = str(Path(expand_home("run_dir", run_dir)).resolve())
         notebook = expand_home("notebook", content["notebook"])
-        points = expand(
-            content, str(folder), notebook, base, notebook_defaults(folder / notebook), given or {}
-        )
+        defaults = notebook_defaults(folder / notebook)
+        points = expand(content, str(folder), notebook, base, defaults, given)
         return (folder / base).resolve(), points
     except ParameterError as error:
         raise ParameterError(f"{path}: {error}") from None
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, by the safe loader, with the keys of a grid and no others."""
+    """Return the mapping in a YAML file, by the safe loader, with the keys of a grid alone."""
     with sweep_imports():
         import yaml
 
+    def refused(problem: str, mark: Any) -> Exception:
+        error: Exception = yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+        return error
+
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """Refuses what YAML would take in silence: equal keys, of which the last wins, and nodes that stand for others."""
+        """Refuses equal keys, of which YAML takes the last, and nodes that stand for others."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys: list[Any] = []
             for key, _ in node.value:
                 if key.value in keys:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"{key.value!r} twice; rename one", problem_mark=key.start_mark
-                    )
+                    raise refused(f"{key.value!r} twice; rename one", key.start_mark)
                 keys.append(key.value)
             return super().construct_mapping(node, deep)
 
         def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(
-                yaml.AliasEvent
-            ):  # a few lines of them can stand for billions of values
+            if self.check_event(yaml.AliasEvent):  # a few can stand for billions of values
                 event = self.peek_event()
-                raise yaml.MarkedYAMLError(
-                    problem=f"alias *{event.anchor}; write out what it is",
-                    problem_mark=event.start_mark,
-                )
+                raise refused(f"alias *{event.anchor}; write out what it is", event.start_mark)
             return super().compose_node(parent, index)
 
     try:
@@ -140,26 +139,24 @@ def load_yaml(path: Path) -> dict[str, Any]:
         if len(text) > LARGEST_FILE:
             raise ValueError(f"it has more than {LARGEST_FILE} bytes, which no grid needs")
         content = Loader(text).get_single_data()
-    except Exception as error:  # values that are not what their tag says make the constructors raise nearly anything
+    except Exception as error:  # nearly any: a value need not be what its tag says
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ParameterError(f"cannot be read: {reason[:500]}") from None
     content = require_mapping("the file", content)
     require_known("key", content, KEYS)
     for key in ("notebook", "run_dir", "seeds"):
         if not content.get(key):
-            raise ParameterError(
-                f"key {key!r} is missing or empty; a grid needs notebook, run_dir and seeds"
-            )
+            needs = "a grid needs notebook, run_dir and seeds"
+            raise ParameterError(f"key {key!r} is missing or empty; {needs}")
     for key in ("notebook", "run_dir"):
         if not isinstance(content[key], str):
-            raise ParameterError(
-                f"{key}={short(content[key])} must be text, a path that counts from the grid's folder"
-            )
+            needs = "must be text, a path that counts from the grid's folder"
+            raise ParameterError(f"{key}={short(content[key])} {needs}")
     return content
 
 
 def require_mapping(what: str, value: Any) -> dict[str, Any]:
-    """The value, if it is a mapping with text for keys."""
+    """Return the value, if it is a mapping with text for keys."""
     if not isinstance(value, dict):
         raise ParameterError(f"{what} must be a mapping, name: value, got {short(value)}")
     for key in value:
@@ -178,27 +175,23 @@ def require_known(what: str, names: Iterable[str], valid: Iterable[str]) -> None
 
 
 def notebook_defaults(notebook: Path) -> dict[str, Any]:
-    """Parameters of a training notebook with their defaults."""
+    """Return the parameters of a training notebook with their defaults."""
     with sweep_imports():
         from papermill import inspect_notebook
     if not exists(notebook):
-        raise ParameterError(
-            f"notebook: no file {short(str(notebook))}; its path counts from the grid's folder"
-        )
+        missing = f"no file {short(str(notebook))}"
+        raise ParameterError(f"notebook: {missing}; its path counts from the grid's folder")
     try:
-        return {
-            name: ast.literal_eval(found["default"])
-            for name, found in inspect_notebook(str(notebook)).items()
-        }
+        parameters = inspect_notebook(str(notebook)).items()
+        return {name: ast.literal_eval(found["default"]) for name, found in parameters}
     except Exception as error:  # what is no notebook fails in as many ways as there are files
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ParameterError(
-            f"notebook: the parameters of {str(notebook)!r} cannot be read ({reason[:200]}); name a training notebook"
-        ) from None
+        unread = f"the parameters of {str(notebook)!r} cannot be read ({reason[:200]})"
+        raise ParameterError(f"notebook: {unread}; name a training notebook") from None
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file; of a path that no file can have, too."""
+    """Return whether there is a file, also for a path that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -211,122 +204,116 @@ def expand(
     notebook: str,
     base: str,
     defaults: dict[str, Any],
-    given: Mapping[str, Any],
+    given: Mapping[str, Any] | None = None,
 ) -> list[Point]:
-    """All points of a grid, in order; ParameterError for the first thing that does not fit.
+    """Return all points of a grid, in order.
 
-    given: parameters in place of the fixed ones.
+    Args:
+        content: seeds, and if it has them axes and fixed parameters, as in the YAML file.
+        folder: from which paths count.
+        notebook: path of the training notebook.
+        base: folder of all runs.
+        defaults: parameters of the notebook.
+        given: parameters in place of the fixed ones.
+
+    Raises:
+        ParameterError: for the first thing that does not fit.
     """
+    given = given or {}
     fixed = parameters_of("fixed", content.get("fixed") or {})
-    axes = {
-        axis: labels_of(axis, values)
-        for axis, values in require_mapping("axes", content.get("axes") or {}).items()
-    }
-    check_twice(
-        {"fixed": set(fixed)}
-        | {f"axis {axis!r}": set().union(*found.values()) for axis, found in axes.items()}
-    )
-    for (axis, labels), name in itertools.product(axes.items(), given):
-        if any(name in parameters for parameters in labels.values()):
-            asked = f"-p {name} {short(given[name])}"
-            raise ParameterError(
-                f"{asked}: axis {axis!r} sets {name!r}; change it, or leave -p out"
-            )
-    fixed |= given
+    named = require_mapping("axes", content.get("axes") or {})
+    axes = {axis: labels_of(axis, values) for axis, values in named.items()}
+    names = {axis: set().union(*labels.values()) for axis, labels in axes.items()}
+    check_twice({"fixed": set(fixed)} | {f"axis {axis!r}": own for axis, own in names.items()})
+    for axis, name in itertools.product(axes, given):
+        if name in names[axis]:
+            asked = f"-p {name} {short(given[name])}: axis {axis!r} sets {name!r}"
+            raise ParameterError(f"{asked}; change it, or leave -p out")
     seeds = checked_seeds(content["seeds"])
     if (count := math.prod(map(len, axes.values())) * len(seeds)) > LARGEST_GRID:
-        raise ParameterError(
-            f"the axes and seeds make {count} points, more than {LARGEST_GRID}; make several grids of it"
-        )
+        made = f"the axes and seeds make {count} points, more than {LARGEST_GRID}"
+        raise ParameterError(f"{made}; make several grids of it")
     points = []
     for labels, seed in itertools.product(itertools.product(*axes.values()), seeds):
         chosen = dict(zip(axes, labels, strict=True))
-        # as many workers as processors: more threads would wait for each other
-        parameters = {
-            "threads": 1,
-            **fixed,
-            "seed": seed,
-            "run_dir": "/".join([base, *labels, str(seed)]),
-        }
+        own = {"seed": seed, "run_dir": "/".join([base, *labels, str(seed)])}
+        # As many workers run as there are processors: more threads would wait for each other.
+        parameters = {"threads": 1, **fixed, **given, **own}
         for axis, label in chosen.items():
             parameters |= axes[axis][label]
         point = Point(chosen, seed, folder, notebook, parameters, defaults)
         try:
             point.config  # noqa: B018 (it is checked when it is made)
         except ParameterError as error:
-            where = (
-                ", ".join(f"axis {axis!r} at {label!r}" for axis, label in chosen.items())
-                or f"seed {seed}"
-            )
+            places = [f"axis {axis!r} at {label!r}" for axis, label in chosen.items()]
+            where = ", ".join(places) or f"seed {seed}"
             raise ParameterError(f"{where}: {error}") from None
         points.append(point)
     return points
 
 
 def labels_of(axis: str, values: Any) -> dict[str, dict[str, Any]]:
-    """label -> parameters of one axis; a list of values is labelled by itself."""
+    """Return label -> parameters of one axis; values of a list are their own labels."""
     what = f"axis {short(axis)}"
     if not axis.isprintable() or not 0 < len(axis) <= 100:
-        raise ParameterError(
-            f"{what} must have a name of 1 to 100 printable characters, since it names a column; rename it"
-        )
+        needs = "must have a name of 1 to 100 printable characters, since it names a column"
+        raise ParameterError(f"{what} {needs}; rename it")
     if axis in COLUMNS:
         raise ParameterError(f"{what}: the table has a column of that name; rename the axis")
     if not values:
-        raise ParameterError(
-            f"{what} is empty; give it labels with parameters, or a list of values"
-        )
+        way_out = "give it labels with parameters, or a list of values"
+        raise ParameterError(f"{what} is empty; {way_out}")
     if isinstance(values, list):
         require_known(f"parameter of a list, {what},", [axis], RunConfig.model_fields)
-        texts = [
-            "-".join(map(str, value)) if isinstance(value, list) else str(value) for value in values
-        ]
-        pairs = [
-            (f"{axis}={text}", {axis: value}) for text, value in zip(texts, values, strict=True)
-        ]
-    else:
-        if not isinstance(values, dict):
-            raise ParameterError(
-                f"{what} must be a list of values, or a mapping, label: {{parameter: value}}, got {short(values)}"
-            )
+        texts = ["-".join(map(str, v)) if isinstance(v, list) else str(v) for v in values]
+        named = zip(texts, values, strict=True)
+        pairs = [(f"{axis}={text}", {axis: value}) for text, value in named]
+    elif isinstance(values, dict):
         pairs = list(require_mapping(what, values).items())
+    else:
+        needs = "must be a list of values, or a mapping, label: {parameter: value}"
+        raise ParameterError(f"{what} {needs}, got {short(values)}")
     labels: dict[str, dict[str, Any]] = {}
     for label, parameters in pairs:
-        if not re.fullmatch(r"[\w=+-][\w=+.,-]{0,99}", label) or len(label.encode()) > 200:
-            raise ParameterError(
-                f"{what}: label {short(label)} names no plain folder; use letters, digits and - _ = + . ,"
-            )
-        if label.casefold().startswith(TABLE):
-            raise ParameterError(f"{what}: label {label!r} is the name of the table; rename it")
-        if label.casefold() in map(str.casefold, labels):
-            raise ParameterError(
-                f"{what}: label {label!r} stands there twice, and both would share a folder; rename one"
-            )
+        check_label(what, label, labels)
         labels[label] = parameters_of(f"{what}, label {label!r}", parameters)
     return labels
 
 
+def check_label(what: str, label: str, before: Iterable[str]) -> None:
+    """Raise ParameterError for a label that cannot name the folder of its runs."""
+    if not re.fullmatch(r"[\w=+-][\w=+.,-]{0,99}", label) or len(label.encode()) > 200:
+        unfit = f"label {short(label)} names no plain folder"
+        raise ParameterError(f"{what}: {unfit}; use letters, digits and - _ = + . ,")
+    if label.casefold().startswith(TABLE):
+        raise ParameterError(f"{what}: label {label!r} is the name of the table; rename it")
+    if label.casefold() in map(str.casefold, before):
+        twice = f"label {label!r} stands there twice, and both would share a folder"
+        raise ParameterError(f"{what}: {twice}; rename one")
+
+
 def parameters_of(what: str, parameters: Any) -> dict[str, Any]:
-    """The parameters that one place of a grid sets, if they exist and are its to set."""
+    """Return the parameters that one place of a grid sets, if they exist and are its to set."""
     for name in require_mapping(what, parameters):
         if name in ("seed", "run_dir"):
-            raise ParameterError(
-                f"{what} sets {name!r}, which every point has its own of; leave it out"
-            )
+            own = f"sets {name!r}, which every point has its own of"
+            raise ParameterError(f"{what} {own}; leave it out")
     require_known(f"parameter of {what},", parameters, RunConfig.model_fields)
     return dict(parameters)
 
 
-PATHS = ("data_dir", "fid_weights")
-"""Parameters that name a file or a folder; run_dir is every point's own."""
-
-
 def given_parameters(pairs: Iterable[Sequence[str]]) -> dict[str, Any]:
-    """Return the parameters that the command line sets by -p NAME VALUE, the last of equal names.
+    """Return the parameters that the command line sets by -p NAME VALUE.
 
-    A value has the type that papermill's -p gives it: number, True, False, None or text; what begins
-    with a bracket is read as YAML. A relative path counts from the present folder.
-    Raises ParameterError for an unknown name, for seed and run_dir, and for YAML with an error.
+    Args:
+        pairs: of a name and a text; of equal names the last counts.
+
+    Returns:
+        Name -> value, of the type that papermill's -p gives it: number, True, False, None or text;
+        what begins with a bracket is read as YAML. A relative path counts from the present folder.
+
+    Raises:
+        ParameterError: for an unknown name, for seed and run_dir, and for YAML with an error.
     """
     found: dict[str, Any] = {}
     for name, text in pairs:
@@ -366,20 +353,15 @@ def check_twice(places: dict[str, set[str]]) -> None:
     for place, names in places.items():
         for name in sorted(names):
             if name in owners:
-                raise ParameterError(
-                    f"{place} sets {name!r}, which {owners[name]} sets as well; leave it to one of them"
-                )
+                twice = f"{place} sets {name!r}, which {owners[name]} sets as well"
+                raise ParameterError(f"{twice}; leave it to one of them")
             owners[name] = place
 
 
 def checked_seeds(seeds: Any) -> list[int]:
-    """The seeds, if they are different whole numbers from 0 on."""
-    if (
-        not isinstance(seeds, list)
-        or any(type(seed) is not int or seed < 0 for seed in seeds)
-        or len(set(seeds)) < len(seeds)
-    ):
-        raise ParameterError(
-            f"seeds={short(seeds)} must be a list of different whole numbers from 0 on, such as [0, 1, 2]"
-        )
-    return seeds
+    """Return the seeds, if they are different whole numbers from 0 on."""
+    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not whole or len(set(seeds)) < len(seeds):
+        needs = "must be a list of different whole numbers from 0 on, such as [0, 1, 2]"
+        raise ParameterError(f"seeds={short(seeds)} {needs}")
+    return list(seeds)

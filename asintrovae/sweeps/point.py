@@ -24,10 +24,13 @@ ENDING = threading.Event()
 
 
 def execute_point() -> int:
-    """In a process of its own: execute the point that the first line of stdin describes.
+    """Execute the point that the first line of stdin describes; this process is its own.
 
-    Returns 0, or 1 with the reason on stdout where it failed. When stdin ends, or SIGTERM comes, the
-    kernel is asked to end, which saves first: the Dask worker is then gone, or wants an end.
+    When stdin ends, or SIGTERM comes, the kernel is asked to end, which saves first: the Dask
+    worker is then gone, or wants an end.
+
+    Returns:
+        0, or 1 with the reason on stdout where the point failed.
     """
     with sweep_imports():
         import psutil  # noqa: F401 (for end_with_stdin, whose thread nobody hears)
@@ -62,7 +65,12 @@ def folder_of_sockets() -> str:
 
 
 def execute_notebook(point: Point, folder: str) -> None:
-    """Papermill the notebook of a point, unless its run is done; the kernel listens in `folder`."""
+    """Execute the notebook of a point by papermill, unless its run is done.
+
+    Args:
+        point: of a grid.
+        folder: for the sockets of the kernel.
+    """
     import papermill
     from traitlets.config import Config
 
@@ -117,13 +125,15 @@ def end(folder: str) -> None:
 
 
 def log(point: Point, text: str) -> None:
-    """A line in the run's sweep.log, with time and process."""
+    """Add a line to the run's sweep.log, with time and process."""
     with (point.run_dir / "sweep.log").open("a") as file:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {os.getpid()} {text}\n")
 
 
 def reason(error: Any) -> str:
-    """Last line of the traceback of a PapermillExecutionError, and the line of the notebook that failed."""
-    lines = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback)).strip().splitlines()
+    """Return the last line of a PapermillExecutionError's traceback, and the line that failed."""
+    plain = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))
+    lines = plain.strip().splitlines()
     arrows = [line.split(maxsplit=2)[2] for line in lines if re.match(r"-+> \d+ \S", line)]
-    return f"{lines[-1]} (in the notebook's line: {arrows[0] if arrows else error.source.splitlines()[0]})"
+    line = arrows[0] if arrows else error.source.splitlines()[0]
+    return f"{lines[-1]} (in the notebook's line: {line})"

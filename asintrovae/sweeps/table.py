@@ -4,11 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asintrovae.config import (
-    ParameterError,
-    differences,
-    with_defaults,
-)
+from asintrovae.config import ParameterError, differences, with_defaults
 from asintrovae.running.checkpoint import load_checkpoint
 from asintrovae.running.provenance import FREE_PARAMETERS
 from asintrovae.running.records import damage, read_record, write_csv
@@ -24,10 +20,16 @@ EVALUATED = {"evaluation_samples", "feature_network", "fid_precision"}
 def status_of(point: Point) -> str:
     """Return what the folder of a point says of its run.
 
-    finished, diverged, waiting, interrupted at iteration k of n, or damaged, with the file and the
-    reason: the run of a damaged record is to be run again from its checkpoint, that of damaged
-    checkpoints fails. Raises ParameterError, with the differences, if the folder holds a run with
-    other parameters.
+    Args:
+        point: of a grid.
+
+    Returns:
+        finished, diverged, waiting, interrupted at iteration k of n, or damaged, with the file and
+        the reason: the run of a damaged record is to be run again from its checkpoint, that of
+        damaged checkpoints fails.
+
+    Raises:
+        ParameterError: with the differences, if the folder holds a run with other parameters.
     """
     path = point.run_dir / "record.json"
     damaged = damage(path) if path.exists() else ""
@@ -49,15 +51,14 @@ def status_of(point: Point) -> str:
 
 
 def check_others(point: Point, there: Mapping[str, Any], free: set[str]) -> None:
-    """Raise ParameterError, with the differences, if the run in the point's folder has other parameters."""
+    """Raise ParameterError if the run in the point's folder differs in parameters not in `free`."""
     if found := differences(with_defaults(there), point.config.model_dump(mode="json"), free):
-        raise ParameterError(
-            f"{point.name}: '{point.run_dir}' holds another run ({found}); remove it, or choose another --run-dir"
-        )
+        other = f"'{point.run_dir}' holds another run ({found})"
+        raise ParameterError(f"{point.name}: {other}; remove it, or choose another --run-dir")
 
 
 def write_table(run_dir: Path, points: list[Point]) -> str:
-    """Write table.csv, a row per finished or diverged point; returns what was written, in words."""
+    """Write table.csv, a row for each finished or diverged point; return a line that says so."""
     rows = [table_row(point) for point in points if status_of(point) in DONE]
     if not rows:
         return "no table: no point is finished"
@@ -66,7 +67,7 @@ def write_table(run_dir: Path, points: list[Point]) -> str:
 
 
 def table_row(point: Point) -> dict[str, Any]:
-    """A recorded point as a row of the table."""
+    """Return a recorded point as a row of the table."""
     record = read_record(point.run_dir / "record.json")
     diverged = record["diverged"] or {"iteration": None, "term": None}
     values = point.seed, record["status"], diverged["iteration"], diverged["term"]
