@@ -21,7 +21,8 @@ from asintrovae.sweeps.cluster import cluster_for, run_points
 from asintrovae.sweeps.ensemble import run_together
 from asintrovae.sweeps.grid import Point, given_parameters, read_grid
 from asintrovae.sweeps.point import execute_point
-from asintrovae.sweeps.table import DONE, status_of, write_table
+from asintrovae.sweeps.status import DONE, status_of
+from asintrovae.sweeps.table import write_table
 
 
 def check_missing_data(grid: Path, points: list[Point]) -> None:

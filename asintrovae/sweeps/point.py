@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from asintrovae.sweeps.grid import Point, sweep_imports
-from asintrovae.sweeps.table import DONE, status_of
+from asintrovae.sweeps.status import DONE, status_of
 
 GRACE = 600.0
 """Seconds that a run has to save when it is asked to end."""

@@ -17,7 +17,7 @@ from asintrovae.evaluation.evaluate import sample
 from asintrovae.files import embedded
 from asintrovae.running.records import load_records, load_samples
 from asintrovae.sweeps.grid import read_grid
-from asintrovae.sweeps.table import DONE, status_of
+from asintrovae.sweeps.status import DONE, status_of
 
 SWEEPS = ROOT / "book" / "training" / "sweeps"
 PARAMS = ROOT / "book" / "training" / "params"

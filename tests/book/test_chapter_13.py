@@ -14,7 +14,7 @@ from asintrovae.data.image_files import read_row
 from asintrovae.files import embedded
 from asintrovae.running.records import load_records, read_history
 from asintrovae.sweeps.grid import read_grid
-from asintrovae.sweeps.table import DONE, status_of
+from asintrovae.sweeps.status import DONE, status_of
 
 DATASETS = ("mnist", "cifar10", "flowers64")
 CLAIMED = {"fid": -1, "psnr": 1, "ssim": 1, "mse": -1}

@@ -53,7 +53,10 @@ def small_chapter() -> nbformat.NotebookNode:
 
 
 def build_small_book(root: Path, pages: Mapping[str, str] = MappingProxyType({})) -> Path:
-    """Build it below root; the folder of its pages. Fails on any warning. pages: others, name -> text."""
+    """Build it below root and return the folder of its pages; fails on any warning.
+
+    pages: further ones, name -> text.
+    """
     (root / "book").mkdir(parents=True)
     shutil.copy(ROOT / "_config.yml", root)
     for name in ("static", "tools"):
