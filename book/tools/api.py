@@ -13,7 +13,9 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 
 LOSS = re.compile(r"(joint|encoder|decoder|critic|generator): ")
-"""Beginning of a line with the loss of a phase."""
+"""Beginning of a line with the loss of a phase; lines that go on with it are indented."""
+PARAMETERS = {"Attributes:": "Args:"}
+"""Attributes of a data class are the parameters of its constructor."""
 
 
 def as_text(
@@ -25,10 +27,12 @@ def as_text(
     for line in given:
         example = line.lstrip().startswith(">>>") or (example and bool(line.strip()))
         shown = line if example else re.sub(r"([*|])", r"\\\1", line)
-        was, formula = formula, bool(LOSS.match(line))
-        if formula != was:
+        shown = re.sub(r"`(~[^`]*)`", r"``\1``", shown)  # else the role would take the tilde away
+        before, begins = formula, bool(LOSS.match(line))
+        formula = begins or (formula and line.startswith(" "))
+        if formula != before:
             lines.append("")
-        lines.append(f"| {shown}" if formula else shown)
+        lines.append(f"| {shown}" if begins else PARAMETERS.get(shown, shown))
 
 
 def in_short(
@@ -36,6 +40,24 @@ def in_short(
 ) -> tuple[str, str] | None:
     """Return another signature for RunConfig, whose docstring lists the parameters."""
     return ("(**parameters)", "") if value is asintrovae.RunConfig else None
+
+
+def without_lists(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Write signatures of several lines as spans; Sphinx makes lists of them that lack their terms."""
+    if page == "book/appendix/api":
+        context["body"] = re.sub(
+            r'<dt class="sig.*?</dt>',
+            lambda signature: re.sub(r"<(/?)(dl|dd)\b", as_span, signature[0]),
+            context["body"],
+            flags=re.DOTALL,
+        )
+
+
+def as_span(tag: re.Match[str]) -> str:
+    """Return the beginning of a tag of a list as that of a span with its name as class."""
+    return "</span" if tag[1] else f'<span class="{tag[2]}"'
 
 
 def link_names(app: Sphinx, doctree: nodes.document) -> None:
@@ -62,4 +84,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", as_text, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", in_short)
     app.connect("doctree-read", link_names)
+    app.connect("html-page-context", without_lists)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
