@@ -22,7 +22,7 @@ import psutil
 from records_of_tests import measured_on, write
 
 from asintrovae import RunConfig, build_data, build_model, build_objective, evaluate, train
-from asintrovae.running import loop as training
+from asintrovae.running import train as training
 
 POINTS = {
     "iterations": 200_000,
@@ -46,9 +46,9 @@ class Watched(training.Loop):
 
     seen: list[tuple[int, int, int]]
 
-    def save(self, done: int) -> bool:
+    def save(self, done: int, at_once: bool = False) -> bool:
         """As Loop."""
-        saved = super().save(done)
+        saved = super().save(done, at_once)
         evaluate(self.model, self.data, self.config)
         gc.collect()
         with contextlib.suppress(
