@@ -45,7 +45,7 @@ def in_short(
 def without_lists(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Write signatures of several lines as spans; Sphinx makes lists of them that lack their terms."""
+    """Write signatures of several lines as spans, not as Sphinx's lists without terms."""
     if page == "book/appendix/api":
         context["body"] = re.sub(
             r'<dt class="sig.*?</dt>',

@@ -53,7 +53,7 @@ def test_every_public_name_is_there_with_its_parameters(page, name):
 def test_no_markup_is_left_on_the_page(page):
     """Neither a section that was not taken for one, nor an escaped character."""
     article = text_of(page[page.index("<article") : page.index("</article>")])
-    assert not re.search(r"\b(Args|Attributes): ", article)
+    assert not re.search(r"\b(Args|Attributes|Type): ", article)
     assert not re.search(r"\\[*|]", article)
     assert "problematic" not in page
 
