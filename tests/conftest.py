@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from asintrovae import RunConfig, build_data, build_model, build_objective
 
@@ -16,6 +17,14 @@ if (
 ):  # as a shell starts what runs in the background: tests interrupt runs
     signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
+TINY = {
+    "iterations": 12,
+    "warmup": 2,
+    "batch_size": 16,
+    "widths": [4],
+    "evaluation_samples": 64,
+    "log_every": 4,
+}
 MODELS = ["vae", "intro", "soft_intro", "as_intro", "wgan_gp"]
 
 
@@ -68,7 +77,34 @@ def small_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory: pytest.TempPathFactory):
-    """The machine of a reader, with the built wheel alone."""
+    """The machine of a reader, with the built wheel alone; the workers of pytest-xdist share it."""
     from rehearsal import wheel_alone
 
-    return wheel_alone(tmp_path_factory.mktemp("reader"))
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with FileLock(shared / "reader.lock"):
+        return wheel_alone(shared / "reader")
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of both training notebooks after a run of a dozen iterations each, and of the runs.
+
+    papermill has executed them from that folder, by their absolute paths.
+    """
+    import papermill
+    from own_sockets import own_sockets
+
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for name in ("toy", "images"):
+            papermill.execute_notebook(
+                ROOT / "book" / "training" / f"{name}.ipynb",
+                f"{name}.ipynb",
+                {**TINY, "run_dir": str(folder / name)},
+                progress_bar=False,
+                config=own_sockets(),
+            )
+    return folder

@@ -4,7 +4,6 @@ network cut."""
 import functools
 import http.server
 import io
-import os
 import re
 import shutil
 import subprocess
@@ -14,11 +13,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
-import papermill
 import pytest
 import yaml
 from conftest import ROOT
-from own_sockets import own_sockets
 from PIL import Image
 
 pytestmark = pytest.mark.xdist_group("book")  # one worker builds the book once
@@ -29,35 +26,19 @@ PAGES = [file.removeprefix("book/") for file in FILES]
 
 
 @pytest.fixture(scope="module")
-def built_book(tmp_path_factory):
+def built_book(tmp_path_factory, tiny_runs):
     """The book as `make book` builds it, with training runs of a dozen iterations."""
     root = tmp_path_factory.mktemp("book")
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, root)
     shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("runs"))
-    (root / "book" / "runs").mkdir()
+    shutil.copytree(tiny_runs, root / "book" / "runs")
     shutil.copytree(
         ROOT / "data" / "runs",
         root / "data" / "runs",
         ignore=shutil.ignore_patterns("*.safetensors"),
     )
     shutil.copytree(ROOT / "benchmarks", root / "benchmarks")
-    tiny = {
-        "iterations": 12,
-        "warmup": 2,
-        "batch_size": 16,
-        "widths": [4],
-        "evaluation_samples": 64,
-        "log_every": 4,
-    }
-    os.environ["OMP_NUM_THREADS"] = "1"
-    for name in ("toy", "images"):
-        out = root / "book" / "runs" / f"{name}.ipynb"
-        template = ROOT / "book" / "training" / f"{name}.ipynb"
-        parameters = {**tiny, "run_dir": str(out.with_suffix(""))}
-        papermill.execute_notebook(
-            template, out, parameters, progress_bar=False, config=own_sockets()
-        )
     command = [
         str(Path(sys.executable).with_name("jupyter-book")),
         "build",

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from book_tools import tool
-from conftest import ROOT
+from conftest import ROOT, TINY
 from own_sockets import own_sockets
 from PIL import Image
 
@@ -28,14 +28,6 @@ BOOK = ROOT / "book"
 HELPERS = ROOT / "tests" / "helpers"
 CHAPTERS = sorted(BOOK.glob("[0-9]*.ipynb"))
 TRAINING = sorted((BOOK / "training").glob("*.ipynb"))
-TINY = {
-    "iterations": 12,
-    "warmup": 2,
-    "batch_size": 16,
-    "widths": [4],
-    "evaluation_samples": 64,
-    "log_every": 4,
-}
 SCORES = {f"{measure}_mnist_classifier" for measure in ("frechet", "precision", "recall")}
 
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
@@ -302,20 +294,11 @@ def test_points_of_a_grid_mean_the_same_to_its_notebook_and_to_run_config(path):
     assert all(point.config == RunConfig(**point.parameters) for point in points)
 
 
+@pytest.mark.xdist_group("book")  # the built book holds these runs
 @each_template
-def test_papermill_run_leaves_everything_and_repeats(path, tmp_path, monkeypatch):
-    """From another directory, by absolute path; then nbval executes the result again and compares
-    what it compares."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    run_dir = tmp_path / "run"
-    papermill.execute_notebook(
-        path,
-        "out.ipynb",
-        {**TINY, "run_dir": str(run_dir)},
-        progress_bar=False,
-        config=own_sockets(),
-    )
+def test_papermill_run_leaves_everything_and_repeats(path, tiny_runs):
+    """nbval executes the result again and compares what it compares."""
+    run_dir = tiny_runs / path.stem
     names = {"record.json", "history.csv", "checkpoint.safetensors", "samples.png"}
     names |= {"interpolation.png"} if path.stem == "images" else set()
     assert names <= {file.name for file in run_dir.iterdir()}
@@ -328,7 +311,7 @@ def test_papermill_run_leaves_everything_and_repeats(path, tmp_path, monkeypatch
         else {"protocol_kl", "protocol_jsd", "kl_nats", "jsd_nats"}
     )
     assert wanted <= run.record["metrics"].keys()
-    result = nbval(tmp_path / "out.ipynb", cwd=tmp_path)
+    result = nbval(tiny_runs / path.name, cwd=tiny_runs)
     assert result.returncode == 0, result.stdout[-4000:]
 
 
@@ -359,7 +342,10 @@ def test_images_notebook_runs_without_an_encoder_and_in_colour(tmp_path, monkeyp
     assert (run_dir / "interpolation.png").stat().st_size < 150_000
 
 
-@pytest.mark.parametrize(("count", "tests", "pairs"), [(50, 5, 2), (30, 3, 1), (2, 1, 4)])
+@pytest.mark.parametrize(
+    ("count", "tests", "pairs"),
+    [(50, 5, 2), pytest.param(30, 3, 1, marks=pytest.mark.weekly), (2, 1, 4)],
+)
 def test_images_notebook_draws_as_many_images_as_there_are(
     tmp_path, monkeypatch, generator, count, tests, pairs
 ):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import venv
 from pathlib import Path
 
@@ -57,9 +58,16 @@ class Rehearsal:
     as a checkout."""
 
     def __init__(self, folder: Path) -> None:
-        venv.create(folder, symlinks=True, with_pip=False)
         self.folder, self.python = folder, folder / "bin" / "python"
+        if not folder.exists():
+            self.make()
         (self.site,) = folder.glob("lib/python*/site-packages")
+
+    def make(self) -> None:
+        """Create it in its folder."""
+        folder = self.folder
+        venv.create(folder, symlinks=True, with_pip=False)
+        (site,) = folder.glob("lib/python*/site-packages")
         (folder / "installed").mkdir()
         folders = [
             Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages"))
@@ -71,10 +79,10 @@ class Rehearsal:
             )
             if not checkout and not link.is_symlink():
                 link.symlink_to(entry)
-        (self.site / "installed.pth").write_text(f"{folder / 'installed'}\nimport no_network\n")
-        (self.site / "no_network.py").write_text(NO_NETWORK)
-        (self.site / "run_notebook.py").write_text(RUN)
-        shutil.copy(ROOT / "tests" / "helpers" / "own_sockets.py", self.site)
+        (site / "installed.pth").write_text(f"{folder / 'installed'}\nimport no_network\n")
+        (site / "no_network.py").write_text(NO_NETWORK)
+        (site / "run_notebook.py").write_text(RUN)
+        shutil.copy(ROOT / "tests" / "helpers" / "own_sockets.py", site)
 
     def run(self, *arguments, cwd=None, **environment):
         """Python of the rehearsal, with no network, and nothing of this checkout or this user in
@@ -98,19 +106,23 @@ class Rehearsal:
 
     def execute(self, notebook, folder, **environment):
         """Execute it with its kernel in folder; the notebook with its outputs."""
-        path = self.folder / "notebook.ipynb"
-        nbformat.write(notebook, path)
-        result = self.run("-m", "run_notebook", path, folder, **environment)
-        assert result.returncode == 0, result.stderr[-3000:]
-        return nbformat.read(path, as_version=4)
+        with tempfile.TemporaryDirectory() as other:
+            path = Path(other) / "notebook.ipynb"
+            nbformat.write(notebook, path)
+            result = self.run("-m", "run_notebook", path, folder, **environment)
+            assert result.returncode == 0, result.stderr[-3000:]
+            return nbformat.read(path, as_version=4)
 
 
 def wheel_alone(folder: Path) -> Rehearsal:
     """The rehearsal with the built wheel, installed by pip, which also looks whether all it
     requires is there."""
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    made = (folder / "made").exists()
     rehearsal = Rehearsal(folder / "venv")
-    result = rehearsal.run("-m", "pip", "install", "-q", *folder.glob("*.whl"))
-    assert result.returncode == 0, result.stderr
+    if not made:
+        build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+        subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+        result = rehearsal.run("-m", "pip", "install", "-q", *folder.glob("*.whl"))
+        assert result.returncode == 0, result.stderr
+        (folder / "made").touch()
     return rehearsal

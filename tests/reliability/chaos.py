@@ -60,7 +60,7 @@ def kill_everything(folder: Path) -> Tally:
     lines = lines_of_a_save(folder)
     small = {"iterations": 3 * lines + 3, "checkpoint_every": 1}
     whole_run(config_of(folder / "lines", **small))
-    kill_at_every_line(config_of(folder / "lines-killed", **small), lines, tally)
+    kill_at_every_line(config_of(folder / "lines-killed", **small), range(1, lines + 1), tally)
     compare(folder / "lines-killed", folder / "lines", tally)
     for seed, (model, parameters) in enumerate(
         [("as_intro", {"c": 0.5}), ("as_intro", {**IMAGES, "c": 0.5}), ("wgan_gp", {})]

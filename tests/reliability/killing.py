@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -241,11 +242,11 @@ def kill_at_random(config: RunConfig, kills: int, seconds: float, seed: int, tal
     whole_run(config)
 
 
-def kill_at_every_line(config: RunConfig, lines: int, tally: Tally) -> None:
-    """Train config, killed before each line of a save in turn, and resumed each time; at last left
-    to its end."""
+def kill_at_every_line(config: RunConfig, lines: Iterable[int], tally: Tally) -> None:
+    """Train config, killed before each of these lines of a save, and resumed each time; at last
+    left to its end."""
     reached = 0
-    for line in range(1, lines + 1):
+    for line in lines:
         forked = Forked(config, line)
         assert forked.end() == [-signal.SIGKILL], f"line {line} of a save was not reached"
         tally.kills, tally.kills_in_a_save, tally.resumes = (

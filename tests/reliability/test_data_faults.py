@@ -202,8 +202,8 @@ def test_a_split_without_a_readable_image_is_refused_before_training(
 
 
 def test_a_decoding_process_that_is_killed_stops_the_run_in_one_line(pictures, tmp_path):
-    _, whole, _ = trained(config(pictures, tmp_path / "whole", iterations=40, checkpoint_every=1))
-    run = config(pictures, tmp_path / "run", iterations=40, checkpoint_every=1, workers=1)
+    _, whole, _ = trained(config(pictures, tmp_path / "whole", iterations=20, checkpoint_every=1))
+    run = config(pictures, tmp_path / "run", iterations=20, checkpoint_every=1, workers=1)
     others = set(psutil.Process().children())  # what earlier tests of this process have left
 
     def kill():

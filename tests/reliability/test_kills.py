@@ -1,18 +1,16 @@
 """A run that is killed, or asked to end, at any moment ends like one that was left alone: to the
 bit, on a CPU."""
 
-import json
 import re
 import signal
 import subprocess
 import sys
 import threading
-import time
 
 import psutil
 import pytest
 import torch
-from conftest import ROOT, build, tiny_config
+from conftest import build, tiny_config
 from image_layouts import save
 from killing import (
     Forked,
@@ -48,21 +46,23 @@ def way_out(number, run_dir, more=""):
 def test_killed_at_random_moments(tmp_path):
     tally, small = Tally(), {"model": "soft_intro", "ema": 0.9, "milestones": [30]}
     seconds = whole_run(config_of(tmp_path / "whole", **small))
-    kill_at_random(config_of(tmp_path / "killed", **small), 5, seconds / 3, seed=1, tally=tally)
+    kill_at_random(config_of(tmp_path / "killed", **small), 3, seconds / 2, seed=1, tally=tally)
     compare(tmp_path / "killed", tmp_path / "whole", tally)
     assert not tally.lost
-    assert tally.kills == 5
+    assert tally.kills == 3
 
 
-def test_killed_at_every_line_of_a_save(tmp_path):
-    tally, lines = Tally(), lines_of_a_save(tmp_path)
-    assert lines > 10
-    small = {"iterations": 3 * lines + 3, "checkpoint_every": 1}
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.weekly)])
+def test_killed_at_every_line_of_a_save(tmp_path, step):
+    """Or, between two weeks, at every third of its forty lines."""
+    tally, lines = Tally(), range(1, lines_of_a_save(tmp_path) + 1, step)
+    assert len(lines) > 10
+    small = {"iterations": 3 * len(lines) + 3, "checkpoint_every": 1}
     whole_run(config_of(tmp_path / "whole", **small))
     kill_at_every_line(config_of(tmp_path / "killed", **small), lines, tally)
     compare(tmp_path / "killed", tmp_path / "whole", tally)
     assert not tally.lost
-    assert tally.kills == lines
+    assert tally.kills == len(lines)
 
 
 def test_one_of_two_processes_killed(tmp_path):
@@ -329,40 +329,3 @@ def test_an_ensemble_saves_every_member(tmp_path, before, monkeypatch, number, e
     whole = [config.model_copy(update={"run_dir": f"{config.run_dir}-whole"}) for config in members]
     for one, other in zip(train_ensemble(members), train_ensemble(whole), strict=True):
         assert one.history == other.history
-
-
-def test_papermill_says_how_to_go_on(tmp_path):
-    small = {
-        "iterations": 10**6,
-        "checkpoint_every": 10**6,
-        "widths": [8],
-        "batch_size": 16,
-        "evaluation_samples": 100,
-    }
-    parameters = json.dumps({**small, "device": "cpu", "run_dir": str(tmp_path / "run")})
-    notebook = str(ROOT / "book" / "training" / "toy.ipynb")
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        notebook,
-        str(tmp_path / "out.ipynb"),
-        "-y",
-        parameters,
-    ]
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as papermill:
-        while not (tmp_path / "run" / CURRENT).exists():
-            assert papermill.poll() is None
-            time.sleep(0.1)
-        (kernel,) = [
-            p
-            for p in psutil.Process(papermill.pid).children(recursive=True)
-            if "ipykernel_launcher" in p.cmdline()
-        ]
-        kernel.send_signal(signal.SIGINT)
-        said = papermill.communicate()[1]
-    assert papermill.returncode == 1
-    assert re.search(f"KeyboardInterrupt: {way_out(signal.SIGINT, tmp_path / 'run')}", said)
-    assert load_checkpoint(tmp_path / "run").meta["iteration"] > 0

@@ -56,10 +56,10 @@ class Program:
         """Iterations that the checkpoint has kept."""
         return load_checkpoint(self.run_dir).meta["iteration"]
 
-    def parent_of(self, word):
-        """The parent of the process whose command line holds a word."""
+    def member(self, word):
+        """The process whose command line holds a word."""
         (found,) = [process for process in self.family if word in process.cmdline()]
-        return found.parent()
+        return found
 
 
 def papermill(folder, name, **parameters):
@@ -90,41 +90,48 @@ def programs():
                 process.kill()
 
 
-def test_a_run_saves_when_papermill_is_ended_or_killed(tmp_path, programs):
-    """SIGINT as a terminal sends it, to the group; the other signals to papermill alone."""
-    for name in ("SIGTERM", "SIGINT", "SIGKILL"):
+weekly = pytest.mark.weekly  # another signal on the same way: programs take seconds to start
+
+
+@pytest.mark.parametrize(
+    "names", [("SIGINT", "SIGKILL"), pytest.param(("SIGTERM", "kernel"), marks=weekly)]
+)
+def test_a_run_saves_when_papermill_is_ended_or_killed(tmp_path, programs, names):
+    """SIGINT as a terminal sends it, to the group, or to the kernel alone; else to papermill."""
+    for name in names:
         programs[name] = papermill(tmp_path, name)
     for name, program in programs.items():
         program.wait_until_it_trains()
         if name == "SIGINT":
             os.killpg(program.process.pid, signal.SIGINT)
+        elif name == "kernel":
+            program.member("ipykernel_launcher").send_signal(signal.SIGINT)
         else:
             program.process.send_signal(signal.Signals[name])
     for name, program in programs.items():
         said = program.said()
         assert f"run_dir='{program.run_dir}' has the checkpoint" in said, name
-        assert "Traceback" not in said, name
+        if name == "kernel":
+            assert program.process.returncode == 1
+            assert "KeyboardInterrupt: SIGINT: stopped; " in said
+        else:
+            assert "Traceback" not in said, name
         assert program.iteration > 0, name
 
 
-def test_two_processes_of_a_run_save_when_its_kernel_is_killed(tmp_path, programs):
-    program = programs["kernel"] = papermill(tmp_path, "kernel", devices=2)
-    program.wait_until_it_trains()
-    program.parent_of("torch.distributed.run").kill()
-    assert "DeadKernelError" in program.said()
-    assert program.iteration > 0
-
-
-def test_the_runs_of_a_sweep_save_when_it_is_ended_or_killed(tmp_path, programs):
-    """The last of them loses its Dask worker: the run is begun again, after it has saved."""
-    for name in ("SIGINT", "SIGTERM", "SIGKILL", "worker"):
+@pytest.mark.parametrize(
+    "names", [("SIGTERM", "SIGKILL"), pytest.param(("SIGINT", "worker"), marks=weekly)]
+)
+def test_the_runs_of_a_sweep_save_when_it_is_ended_or_killed(tmp_path, programs, names):
+    """ "worker": it loses its Dask worker, and the run is begun again, after it has saved."""
+    for name in names:
         programs[name] = sweep(tmp_path, name)
     for name, program in programs.items():
         program.wait_until_it_trains()
         if name == "SIGINT":
             os.killpg(program.process.pid, signal.SIGINT)
         elif name == "worker":
-            program.parent_of("--point").kill()
+            program.member("--point").parent().kill()
             deadline = time.monotonic() + 60
             while program.iteration == 0:
                 assert time.monotonic() < deadline, "nothing was saved"

@@ -158,16 +158,19 @@ def test_a_run_of_two_processes_is_that_of_one(tmp_path, model_name):
     torch.testing.assert_close(others, weights, rtol=1e-3, atol=1e-5)
 
 
-def test_a_killed_run_of_two_processes_goes_on_from_papermill(tmp_path):
-    """Papermill is killed; kernel and processes must end by themselves, or they would write beside
-    the next ones."""
+@pytest.mark.parametrize("killed", ["kernel", pytest.param("papermill", marks=pytest.mark.weekly)])
+def test_a_killed_run_of_two_processes_goes_on_from_papermill(tmp_path, killed):
+    """The processes save, and must end by themselves, or they would write beside the next ones.
+
+    The two who can be killed tell the processes in the same way, by being gone.
+    """
     run_dir = tmp_path / "run"
     small = {
         **IMAGES,
         "model": "soft_intro",
         "iterations": 40,
         "log_every": 10,
-        "checkpoint_every": 5,
+        "checkpoint_every": 40,
         "evaluation_samples": 20,
     }
     parameters = json.dumps({**small, "devices": 2, "device": "cpu", "run_dir": str(run_dir)})
@@ -181,17 +184,20 @@ def test_a_killed_run_of_two_processes_goes_on_from_papermill(tmp_path):
         "-y",
         parameters,
     ]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, **quiet) as first:
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as first:
         deadline = time.monotonic() + 120
-        while (saved := load_checkpoint(run_dir)) is None or saved.meta["iteration"] < 5:
+        while load_checkpoint(run_dir) is None:
             assert time.monotonic() < deadline
-            time.sleep(0.1)
+            time.sleep(0.02)
         family = psutil.Process(first.pid).children(recursive=True)
         assert sum("asintrovae.running.worker" in child.cmdline() for child in family) >= 2
-        first.kill()
+        (launcher,) = [child for child in family if "torch.distributed.run" in child.cmdline()]
+        (launcher.parent() if killed == "kernel" else first).kill()
+        said = first.stderr.read()
+    assert ("DeadKernelError" in said) == (killed == "kernel")
     assert not psutil.wait_procs(family, timeout=60)[1]
-    assert load_checkpoint(run_dir).meta["iteration"] < 40
+    assert 0 < load_checkpoint(run_dir).meta["iteration"] < 40
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-3000:]
     together = load_run(run_dir)

@@ -164,9 +164,7 @@ def test_parameters_of_the_command_line_are_those_of_every_point(tmp_path, monke
 
 def test_every_parameter_that_is_a_path_counts_from_the_present_folder():
     paths = {
-        name
-        for name, kind in RunConfig.__annotations__.items()
-        if "<function _path " in str(kind)
+        name for name, kind in RunConfig.__annotations__.items() if "<function _path " in str(kind)
     }
     assert set(grid.PATHS) == paths - {"run_dir"}
 
