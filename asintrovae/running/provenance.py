@@ -131,7 +131,7 @@ def describe(
 
 
 def described(objective: Objective) -> dict[str, Any]:
-    """Return the class of an objective as "objective", and fields as "objective.<name>", as JSON."""
+    """Return the class of an objective as "objective", fields as "objective.<name>", as JSON."""
     values = {
         f"objective.{field.name}": getattr(objective, field.name) for field in fields_of(objective)
     }
