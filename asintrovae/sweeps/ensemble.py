@@ -341,7 +341,7 @@ class Ensemble:
             iterations = range(self.loop.start, self.configs[0].iterations)
             ahead = iter(self.draws.ahead(iterations, workers))
             self.loop.draws = lambda _: next(ahead)
-        self.loop.run(f"{self.configs[0].model} × {len(self.configs)}", keeper=self)
+        self.loop.run(f"{self.configs[0].model} × {len(self.configs)}", self)
 
     def resume(self, checkpoints: Sequence[Checkpoint | None]) -> None:
         """Take up runs that stand at the same iteration, or save the untrained models.
