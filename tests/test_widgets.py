@@ -361,7 +361,7 @@ def test_where_the_encoder_is_content(show):
 class GivenDistance(ASIntroVAE):
     """D from outside, so that its slope can be asked for."""
 
-    def distance(self, q, q_r, q_g):
+    def distance(self, q, q_r, q_g, phase="encoder"):
         return D_GIVEN[0]
 
 
