@@ -14,8 +14,9 @@ except RuntimeError as error:
     if "torchvision::nms" not in str(error):
         raise
     _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-    _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+    for _name in ("nms", "qnms"):
+        _schema = f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        _library.define(_schema)  # type: ignore[no-untyped-call]
     import torchvision
 
 

@@ -47,7 +47,8 @@ class FeatureNetwork:
         precision: str = "32-true",
     ) -> None:
         # Channels last: the same features to rounding, on a CPU in little more than half the time.
-        self.network = network.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        moved = network.eval().to(device)
+        self.network = moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name, self.channels, self.device = name, channels, device
         self.precision = precision
 
