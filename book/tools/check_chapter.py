@@ -110,9 +110,13 @@ def main(name: str) -> None:
     run(BIN / "ruff", "format", "-q", "--check", notebook)
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     own = sorted((ROOT / "tests" / "book").glob(f"test_chapter_{name[:2]}.py"))
-    run(*pytest, "tests/book/test_notebooks.py", "-k", f"{name} and {FAST}")
-    listed = ("tests/book/test_equation_index.py", "tests/book/test_appendices.py")
-    run(*pytest, *listed, "-k", "not quoted")
+    quick = ("notebooks", "equation_index", "appendices")
+    run(
+        *pytest,
+        *(f"tests/book/test_{part}.py" for part in quick),
+        "-k",
+        f"({name} and {FAST}) or test_equation_index or (test_appendices and not quoted)",
+    )
     run(
         *pytest,
         *own,

@@ -243,14 +243,32 @@ def test_page_in_a_browser(browser_page, name):
     set_theme(page, "light")
     assert violations(page) == []
     page.set_viewport_size(NARROW)
-    set_theme(page, "dark")
-    assert (
-        violations(page, runOnly=["color-contrast", "scrollable-region-focusable", "target-size"])
-        == []
-    )
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
     assert page.locator("article :is(mjx-container > svg, img, pre, table)").evaluate_all(CUT) == []
     assert page.locator("article div.math > .eqno").evaluate_all(CROWDED) == []
+    assert wrong == []
+
+
+IN_THE_DARK = ["color-contrast", "scrollable-region-focusable", "target-size"]
+OF_EACH_KIND = {"index", "05_as_distance", "runs/images", "notation", "appendix/status"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(page, marks=() if page in OF_EACH_KIND else pytest.mark.weekly)
+        for page in PAGES
+    ],
+)
+def test_page_on_a_telephone_in_the_dark(browser_page, name):
+    """One page of each kind; the others, which have the same style sheet, once a week."""
+    page, base, wrong = browser_page
+    wrong.clear()
+    open_page(page, f"{base}book/{name}.html")
+    page.evaluate(UNFOLD)
+    page.set_viewport_size(NARROW)
+    set_theme(page, "dark")
+    assert violations(page, runOnly=IN_THE_DARK) == []
     assert wrong == []
 
 

@@ -45,7 +45,8 @@ NBVAL += [
 
 def nbval(path, cwd=BOOK, **environment):
     """Run nbval on a notebook: executes it and compares every output that is not marked as free."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS), **environment}
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HELPERS}{os.pathsep}{ROOT}"}
+    env = {**os.environ, **own, **environment}
     command = [sys.executable, *NBVAL, str(path)]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
 
