@@ -31,6 +31,7 @@ from asintrovae.files import embedded
 from asintrovae.theory.distance import KERNELS
 from asintrovae.theory.objectives import Noise
 
+pytestmark = pytest.mark.xdist_group("widgets")  # one worker starts the browser once
 CHROMIUM = shutil.which("chromium")
 FOLDERS = {
     label: embedded(f"runs/training_frames/{label}-0")

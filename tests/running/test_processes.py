@@ -141,7 +141,9 @@ def test_the_mean_over_shares_is_not_the_distance():
     assert abs(sum(halves) / 2 - whole) > 0.1 * whole
 
 
-@pytest.mark.parametrize("model_name", ["as_intro", "wgan_gp"])
+@pytest.mark.parametrize(
+    "model_name", ["as_intro", pytest.param("wgan_gp", marks=pytest.mark.weekly)]
+)
 def test_a_run_of_two_processes_is_that_of_one(tmp_path, model_name):
     """Also with the averaged decoder, and the statistics computed at the end."""
     small = {**IMAGES, "model": model_name, "ema": 0.5, "c": 0.5, "log_every": 1, "beta_neg": 256.0}

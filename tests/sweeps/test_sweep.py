@@ -734,9 +734,9 @@ QUICK = {name: value for name, value in SMALL.items() if name != "iterations"} |
 }
 
 
-def start(path, *options):
+def start(path, workers, *options):
     """The command in a session of its own, as from a shell."""
-    command = [sys.executable, "-m", "asintrovae.sweeps", str(path), "--workers", "2", *options]
+    command = [sys.executable, "-m", "asintrovae.sweeps", str(path), "--workers", workers, *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
@@ -775,7 +775,7 @@ def with_a_killed_worker(folder):
     was seen."""
     path = grid_file(folder, fixed=QUICK, axes={"run": RUNS}, seeds=[0])
     killed, seen = folder / "runs" / KILLED, {}
-    with start(path) as process:
+    with start(path, "2") as process:
         middle_of(killed)
         (child,) = [
             p
@@ -865,7 +865,7 @@ def a_point_waits_for_whoever_runs_it_and_then_has_nothing_to_do(path, runs):
 def only_what_is_missing_runs_and_ctrl_c_ends_everything(path, runs, capsys):
     for file in (runs / KILLED).iterdir():
         file.unlink()
-    with start(path, "--only", "good") as process:
+    with start(path, "1", "--only", "good") as process:
         middle_of(runs / KILLED)
         family = psutil.Process(process.pid).children(recursive=True)
         assert sum("ipykernel_launcher" in member.cmdline() for member in family) == 1
