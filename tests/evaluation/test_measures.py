@@ -24,7 +24,6 @@ from asintrovae.evaluation.measures import (
     modes_found,
     moments,
 )
-from asintrovae.figures.plots import images_figure
 from asintrovae.randomness import generator_for
 from asintrovae.theory.batchnorm import evaluating
 from asintrovae.theory.gaussian import Gaussian
@@ -118,7 +117,7 @@ def test_images_in_another_range_are_refused(generator, tmp_path, to_range):
             with pytest.raises(ValueError, match=rf"^{name} (holds|runs from) [^\n]+; {ways_out}"):
                 measure(*given)
     network = FeatureNetwork("mnist-classifier", mnist_classifier(), 1, torch.device("cpu"))
-    calls = [lambda: write_row(tmp_path / "row.png", other), lambda: images_figure({"row": other})]
+    calls = [lambda: write_row(tmp_path / "row.png", other)]
     calls.append(lambda: reconstruct(conv_autoencoder((1, 16, 16), 2, (2,)), other))
     if other.dtype != torch.uint8:  # what feature networks look at
         calls += [lambda: network(other), lambda: real_features(network, other, "mnist", "test")]
