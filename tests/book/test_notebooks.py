@@ -383,12 +383,18 @@ def test_images_notebook_draws_as_many_images_as_there_are(
     assert (record["metrics"]["active_units"] is None) == (tests == 1)
 
 
-@each_template
+UNKNOWN = ({"modle": "x"}, "unknown parameter 'modle' (value 'x'); did you mean 'model'?")
+WRONG = ({"iterations": "many"}, "iterations='many': must be a whole number, such as 1000")
+TOY, IMAGES = BOOK / "training" / "toy.ipynb", BOOK / "training" / "images.ipynb"
+
+
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("path", "parameters", "message"),
     [
-        ({"modle": "x"}, "unknown parameter 'modle' (value 'x'); did you mean 'model'?"),
-        ({"iterations": "many"}, "iterations='many': must be a whole number, such as 1000"),
+        pytest.param(TOY, *UNKNOWN, id="toy-unknown"),
+        pytest.param(IMAGES, *WRONG, id="images-wrong"),
+        pytest.param(TOY, *WRONG, id="toy-wrong", marks=pytest.mark.weekly),
+        pytest.param(IMAGES, *UNKNOWN, id="images-unknown", marks=pytest.mark.weekly),
     ],
 )
 def test_a_bad_parameter_stops_the_run_before_training(

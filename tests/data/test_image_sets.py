@@ -138,7 +138,7 @@ def pairs_of_a_set_and_a_model():
         yield pytest.param(name, model, marks=() if each_time else pytest.mark.weekly)
 
 
-@pytest.mark.parametrize(("name", "model_name"), pairs_of_a_set_and_a_model())
+@pytest.mark.parametrize(("name", "model_name"), list(pairs_of_a_set_and_a_model()))
 def test_every_model_on_every_data_set(name, model_name, tmp_path, monkeypatch, request):
     """A few steps, interrupted and resumed, to a record, samples and metrics."""
     if name in LAYOUTS:
