@@ -726,7 +726,7 @@ KILLED, OTHER, BAD = "good-killed/0", "good-other/0", "bad/0"
 RUNS = {
     "good-killed": {"model": "soft_intro", "iterations": 1000},
     "good-other": {"model": "vae", "iterations": 60},
-    "bad": {"dataset": "mnist", "iterations": 60},
+    "bad": {"dataset": "mnist-subset", "iterations": 60},
 }
 QUICK = {name: value for name, value in SMALL.items() if name != "iterations"} | {
     "checkpoint_every": 20,
@@ -824,7 +824,7 @@ def the_failing_point_was_tried_twice_and_reported(runs, status, seen):
     assert events(runs / BAD) == ["started", "failed"] * 2
     (line,) = [line for line in seen["error"].splitlines() if "failed twice" in line]
     assert (
-        f"{BAD}: failed twice: ParameterError: dataset='mnist': this notebook takes "
+        f"{BAD}: failed twice: ParameterError: dataset='mnist-subset': this notebook takes "
         "8gaussians, 25gaussians" in line
     )
     assert line.rstrip().endswith(
