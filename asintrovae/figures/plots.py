@@ -1,19 +1,28 @@
 """Figures of the book and of the training notebooks; `figures.style` holds their colours."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import torch
 from IPython import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from PIL import Image
 from torch import Tensor
 
 from asintrovae.figures.style import BLUE, ORANGE
+from asintrovae.figures.tables import number_text
 from asintrovae.files import write_atomically
+
+PAGE = 7.2
+"""Inches of the widest figure."""
+GAP = 2
+"""Pixels between the images of a grid."""
 
 
 def points_figure(real: Tensor, generated: Tensor, extent: tuple[float, float]) -> Figure:
@@ -31,6 +40,157 @@ def points_figure(real: Tensor, generated: Tensor, extent: tuple[float, float]) 
         ax.set(title=title, xlim=extent, ylim=extent, aspect="equal", xlabel="$x_1$")
     axes[0].set_ylabel("$x_2$")
     return figure
+
+
+def points_panels(
+    panels: Mapping[str, Tensor],
+    real: Tensor | None = None,
+    extent: tuple[float, float] | None = None,
+    colors: Mapping[str, str] | None = None,
+    columns: int = 4,
+) -> Figure:
+    """Return a figure of generated points, a small panel for each name, all on the same square.
+
+    Args:
+        panels: title -> generated points (M, 2).
+        real: points (N, 2) behind those of every panel, blue; grey where `colors` are given.
+        extent: lowest and highest value of both axes, beyond which nothing is shown; None: that of
+            the real points and a tenth more on each side, without them of all points.
+        colors: title -> colour of its points; None: orange.
+        columns: panels beside each other, at most.
+
+    Raises:
+        ValueError: without panels, for points that are not of the plane, and where `colors` lacks
+            a title.
+
+    Example:
+        >>> figure = points_panels({"VAE": x_vae, "S-IntroVAE": x_soft}, real=x, extent=(-3, 3))
+    """
+    if not panels:
+        raise ValueError("panels is empty; give the points of one title at least")
+    if columns < 1:
+        raise ValueError(f"columns={columns} is below 1")
+    for name, points in {f"panels[{k!r}]": v for k, v in panels.items()}.items():
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise ValueError(f"{name} has shape {tuple(points.shape)}, not (M, 2)")
+    if missing := [title for title in panels if colors is not None and title not in colors]:
+        raise ValueError(f"colors has no colour for {missing[0]!r}, a title of panels")
+    if extent is None:
+        seen = real if real is not None else torch.cat([each.cpu() for each in panels.values()])
+        margin = 0.1 * float(seen.max() - seen.min())
+        extent = (float(seen.min()) - margin, float(seen.max()) + margin)
+
+    columns = min(columns, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    size = min(PAGE / columns, 2.6)
+    figure, axes = plt.subplots(
+        lines,
+        columns,
+        figsize=(size * columns, (size + 0.15) * lines),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    for ax, (title, points) in zip(axes.flat, panels.items(), strict=False):
+        if real is not None:
+            behind = BLUE if colors is None else "#999999"
+            ax.scatter(*real.cpu().T.numpy(), s=1, color=behind, alpha=0.4, lw=0, rasterized=True)
+        color = ORANGE if colors is None else colors[title]
+        ax.scatter(*points.cpu().T.numpy(), s=2, color=color, lw=0, rasterized=True)
+        ax.set(title=title, xlim=extent, ylim=extent, aspect="equal")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    for ax in axes.flat[len(panels) - columns : len(panels)]:
+        ax.tick_params(labelbottom=True)
+    return figure
+
+
+def image_grid(
+    images: Tensor | str | Path, columns: int = 8, *, title: str | None = None, pixels: int = 64
+) -> Figure:
+    """Return a figure of images, each large enough to judge it.
+
+    Args:
+        images: (N, C, H, W) in [0, 1], or a saved PNG of images side by side; values outside are
+            clamped.
+        columns: images beside each other, at most.
+        title: above them.
+        pixels: least width of an image in the figure. A pixel of an image becomes a square of
+            whole pixels of the figure.
+
+    Raises:
+        ValueError: as `image_rows`.
+
+    Example:
+        >>> figure = image_grid(sample(run, 32, seed=0), title="S-IntroVAE")
+    """
+    return image_rows({title or "": images}, columns, pixels=pixels)
+
+
+def image_rows(
+    panels: Mapping[str, Tensor | str | Path], columns: int = 8, *, pixels: int = 64
+) -> Figure:
+    """Return a figure of grids of images with titles, side by side where the page has room.
+
+    Args:
+        panels: title -> images as in `image_grid`.
+        columns: images beside each other in one grid, at most.
+        pixels: least width of an image in the figure.
+
+    Raises:
+        ValueError: without panels, for images of another shape or none, and for `columns` or
+            `pixels` below 1.
+
+    Example:
+        >>> figure = image_rows({"VAE": x_vae, "S-IntroVAE": x_soft}, columns=4)
+    """
+    if not panels:
+        raise ValueError("panels is empty; give the images of one title at least")
+    for name, value in (("columns", columns), ("pixels", pixels)):
+        if value < 1:
+            raise ValueError(f"{name}={value} is below 1")
+    grids = [_grid(title, images, columns, pixels) for title, images in panels.items()]
+    high, wide = (max(grid.shape[axis] for grid in grids) for axis in (0, 1))
+    dpi = plt.rcParams["figure.dpi"]
+    head, apart = round(0.26 * dpi) if any(panels) else 0, round(0.2 * dpi)
+    beside = min(len(grids), max(1, int((PAGE * dpi + apart) // (wide + apart))))
+    lines = math.ceil(len(grids) / beside)
+    width = beside * (wide + apart) - apart
+    height = lines * (head + high + apart) - apart
+    figure = plt.figure(figsize=(width / dpi, height / dpi))
+    figure.set_layout_engine("none")  # every pixel has its place
+    for number, (title, grid) in enumerate(zip(panels, grids, strict=True)):
+        left = (number % beside) * (wide + apart)
+        top = height - (number // beside) * (head + high + apart) - head
+        box = (left, top - grid.shape[0], grid.shape[1], grid.shape[0])
+        scales = (width, height, width, height)
+        ax = figure.add_axes(tuple(part / whole for part, whole in zip(box, scales, strict=True)))
+        ax.imshow(grid.numpy(), interpolation="nearest", aspect="auto")
+        ax.axis("off")
+        ax.set_title(title, loc="left", pad=4)
+    return figure
+
+
+def _grid(title: str, images: Tensor | str | Path, columns: int, pixels: int) -> Tensor:
+    """Return the pixels (height, width, 3) of a grid; arguments as in `image_rows`."""
+    # here, so that only those who draw images wait for them
+    from asintrovae.data._torchvision import torchvision
+    from asintrovae.data.image_files import read_row
+
+    if not isinstance(images, Tensor):
+        images = read_row(Path(images))
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        found = f"the images of {title!r} have the shape {tuple(images.shape)}"
+        raise ValueError(f"{found}, not (N, C, H, W) with N at least 1 and C 1 or 3")
+    times = math.ceil(pixels / images.shape[-1])
+    whole = images.detach().cpu().clamp(0, 1)
+    whole = whole.repeat_interleave(times, dim=-1).repeat_interleave(times, dim=-2)
+    grid: Tensor = torchvision.utils.make_grid(
+        whole, nrow=min(columns, len(whole)), padding=GAP, pad_value=1.0
+    )
+    return grid[:, GAP:-GAP, GAP:-GAP].permute(1, 2, 0)
 
 
 def images_figure(rows: Mapping[str, Tensor]) -> Figure:
@@ -52,6 +212,65 @@ def images_figure(rows: Mapping[str, Tensor]) -> Figure:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
         ax.set_ylabel(name, rotation=0, ha="right", va="center")
+    return figure
+
+
+def forest(
+    rows: Sequence[tuple[str, float, float, float]],
+    *,
+    reference: float = 1.0,
+    xlabel: str,
+    log: bool = False,
+) -> Figure:
+    """Return a forest plot: estimates with their intervals, and the value of no difference.
+
+    Args:
+        rows: (label, estimate, low, high), drawn from top to bottom.
+        reference: value of no difference, 1 of ratios and 0 of differences.
+        xlabel: of the horizontal axis.
+        log: the axis is logarithmic.
+
+    Raises:
+        ValueError: without rows, for an estimate outside its interval, and for values that a
+            logarithmic axis cannot show.
+
+    Example:
+        >>> figure = forest([("C1", 1.1, 0.9, 1.3)], xlabel="ratio of KL divergences")
+    """
+    if not rows:
+        raise ValueError("rows is empty; give (label, estimate, low, high) of one row at least")
+    for label, estimate, low, high in rows:
+        if not low <= estimate <= high:
+            found = f"row {label!r} has estimate {estimate} and interval {low} to {high}"
+            raise ValueError(f"{found}; give (label, estimate, low, high) with low first")
+        if log and not min(low, reference) > 0:
+            found = f"row {label!r} starts at {low}, the reference is {reference}"
+            raise ValueError(f"{found}, and a logarithmic axis is above 0; give log=False")
+    if log:
+        digits = 1 - math.floor(math.log10(min(row[2] for row in rows)))
+    else:
+        digits = 2 - math.floor(
+            math.log10(max(*(abs(end) for row in rows for end in row[2:]), 1e-9))
+        )
+    digits = max(digits, 0)
+    figure, ax = plt.subplots(figsize=(5.6, 0.32 * len(rows) + 0.7))
+    ax.axvline(reference, color="#767676", lw=1, ls="--", zorder=0)
+    for height, (_, estimate, low, high) in enumerate(rows):
+        ax.plot([low, high], [height, height], color="black", lw=1.5, solid_capstyle="butt")
+        ax.plot(estimate, height, "s", color="black", ms=5)
+        value, *ends = (number_text(part, digits) for part in (estimate, low, high))
+        words = f"{value} ({ends[0]} to {ends[1]})"
+        ax.annotate(words, (1.02, height), xycoords=("axes fraction", "data"), va="center", size=10)
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xscale="log" if log else "linear")
+    ax.set_xlabel(xlabel, size=10)
+    if log:
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_yticks(range(len(rows)), [row[0] for row in rows], size=10)
+    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="x", labelsize=10)
+    ax.spines["left"].set_visible(False)
     return figure
 
 

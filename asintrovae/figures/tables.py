@@ -121,8 +121,8 @@ class Table:
         digits = self.digits.get(column)
         try:
             if not isinstance(value, tuple):
-                return _number(value, digits), ""
-            estimate, low, high = (_number(part, digits) for part in value)
+                return number_text(value, digits), ""
+            estimate, low, high = (number_text(part, digits) for part in value)
         except (TypeError, ValueError):
             wanted = "is not text, a number, None or (estimate, low, high)"
             raise ValueError(f"the cell {value!r} of column {column!r} {wanted}") from None
@@ -145,7 +145,7 @@ class Table:
         return marked
 
 
-def _number(value: Any, digits: int | None) -> str:
+def number_text(value: Any, digits: int | None) -> str:
     """Return a number as text, with a minus sign instead of a hyphen.
 
     Args:
