@@ -94,7 +94,7 @@ def points_panels(
     for ax, (title, points) in zip(axes.flat, panels.items(), strict=False):
         if real is not None:
             behind = BLUE if colors is None else "#999999"
-            ax.scatter(*real.cpu().T.numpy(), s=1, color=behind, alpha=0.4, lw=0, rasterized=True)
+            ax.scatter(*real.cpu().T.numpy(), s=1, color=behind, alpha=0.5, lw=0, rasterized=True)
         color = ORANGE if colors is None else colors[title]
         ax.scatter(*points.cpu().T.numpy(), s=2, color=color, lw=0, rasterized=True)
         ax.set(title=title, xlim=extent, ylim=extent, aspect="equal")
