@@ -28,14 +28,20 @@ def chapters(book: Path) -> list[Path]:
     return sorted(book.glob("[0-9]*.ipynb"))
 
 
+def points(items: str) -> Iterator[tuple[str, list[str]]]:
+    """(text, names of tests) for each item of a list in MyST."""
+    for item in re.split(r"\n- ", "\n" + items)[1:]:
+        text, *tests = re.split(r" Tests?: ", re.sub(r"\s+", " ", item).strip())
+        yield text, re.findall(r"`(test_\w+)`", "".join(tests))
+
+
 def departures(book: Path) -> Iterator[tuple[str, str, list[str]]]:
     """(chapter, what and why, names of tests) for each point of each chapter's box."""
     for chapter in chapters(book):
         box = BOX.search((book / "src" / f"{chapter.stem}.md").read_text())
         assert box is not None, f"{chapter.stem} has no box"
-        for point in re.split(r"\n- ", "\n" + box[1])[1:]:
-            text, *tests = re.split(r" Tests?: ", re.sub(r"\s+", " ", point))
-            yield chapter.stem, text, re.findall(r"`(test_\w+)`", "".join(tests))
+        for text, tests in points(box[1]):
+            yield chapter.stem, text, tests
 
 
 def table(header: list[str], rows: list[list[str]], widths: str) -> str:

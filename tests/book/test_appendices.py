@@ -31,18 +31,36 @@ BOOK = ROOT / "book"
 appendices = tool("appendices")
 
 
+def defined_tests():
+    files = (ROOT / "tests").rglob("test_*.py")
+    return set(re.findall(r"(?m)^def (test_\w+)", "".join(file.read_text() for file in files)))
+
+
 def test_every_departure_names_its_test():
-    rows = list(appendices.departures(BOOK))
+    rows, defined = list(appendices.departures(BOOK)), defined_tests()
     assert {chapter for chapter, *_ in rows} == {path.stem for path in appendices.chapters(BOOK)}
-    defined = set(
-        re.findall(
-            r"(?m)^def (test_\w+)",
-            "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py")),
-        )
-    )
     for chapter, text, tests in rows:
         assert tests, f"{chapter}: {text} names no test"
         assert set(tests) <= defined, f"{chapter}: {text} names a test that does not exist"
+
+
+def test_every_erratum_names_its_chapter_and_tests_that_exist():
+    page = (BOOK / "appendix" / "errata.md").read_text()
+    groups = [body.split("\n", 1) for body in page.split("\n## ")[1:]]
+    assert [title for title, _ in groups] == [
+        "Equations of the slides",
+        "Published codes",
+        "Protocol",
+    ]
+    chapters, defined = {path.stem for path in appendices.chapters(BOOK)}, defined_tests()
+    for title, items in groups:
+        errata = list(appendices.points(items))
+        assert len(errata) > 5, title
+        for text, tests in errata:
+            linked = set(re.findall(r"\[\]\(\.\./(\w+)\)", text))
+            assert linked, f"{text} links no chapter"
+            assert linked <= chapters, f"{text} links a chapter that does not exist"
+            assert set(tests) <= defined, f"{text} names a test that does not exist"
 
 
 def test_chapters_execute_in_eight_minutes_together():
