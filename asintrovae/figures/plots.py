@@ -53,7 +53,7 @@ def points_panels(
 
     Args:
         panels: title -> generated points (M, 2).
-        real: points (N, 2) behind those of every panel, blue; grey where `colors` are given.
+        real: points (N, 2) on top of those of every panel, blue; grey where `colors` are given.
         extent: lowest and highest value of both axes, beyond which nothing is shown; None: that of
             the real points and a tenth more on each side, without them of all points.
         colors: title -> colour of its points; None: orange.
@@ -92,11 +92,11 @@ def points_panels(
         squeeze=False,
     )
     for ax, (title, points) in zip(axes.flat, panels.items(), strict=False):
-        if real is not None:
-            behind = BLUE if colors is None else "#999999"
-            ax.scatter(*real.cpu().T.numpy(), s=1, color=behind, alpha=0.5, lw=0, rasterized=True)
         color = ORANGE if colors is None else colors[title]
         ax.scatter(*points.cpu().T.numpy(), s=2, color=color, lw=0, rasterized=True)
+        if real is not None:
+            color = BLUE if colors is None else "#999999"
+            ax.scatter(*real.cpu().T.numpy(), s=3, color=color, lw=0, rasterized=True)
         ax.set(title=title, xlim=extent, ylim=extent, aspect="equal")
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))

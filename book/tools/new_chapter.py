@@ -22,17 +22,17 @@ TEXT = '''\
 
 {badge}
 
-TODO: what the reader knows so far, what is missing, and what this chapter does about it, in four
-lines.
+TODO: the question of this chapter and its answer in three sentences, then a picture that poses it.
 
+:::{{admonition}} In this chapter
 After this chapter you can
 
 - TODO: say what the divergence of a posterior from the prior costs;
 - TODO: compute it for a batch, in nats;
 - TODO: tell where it is zero.
 
-You need PyTorch and the density of a Gaussian. The [notation](notation) page lists every symbol
-with its name in the code.
+You need PyTorch and the density of a Gaussian. The [notation](notation) page lists every symbol.
+:::
 
 ```{{code-cell}} ipython3
 :tags: [setup, nbval-ignore-output]
@@ -67,7 +67,7 @@ _ = ax.set(xlabel="$\\\\mu$", ylabel="KL in nats")
 
 TODO: every equation has a label, `(eq-{label}-...)`, and a row on the notation page; those that the
 package computes have a test in `tests/theory/test_equations.py` and their label among the tags of
-the witness cell.
+the cell that compares them with the package.
 
 $$
 \\mathrm{{KL}} = \\tfrac12 \\sum_d \\bigl(\\mu_d^2 + \\lambda_d - \\log \\lambda_d - 1\\bigr)
@@ -88,9 +88,9 @@ def divergence(mu, logvar):
 from asintrovae import Gaussian, kl_to_standard_normal
 
 package = kl_to_standard_normal(mu, logvar)
-print("witness:", torch.allclose(divergence(mu, logvar), package))
-at_prior = divergence(torch.zeros(1, n), torch.zeros(1, n))
-print("witness, at the prior:", at_prior.item() == 0)
+by_hand = divergence(mu, logvar)
+torch.testing.assert_close(by_hand, package)
+print(f"{{by_hand[0]:.4f}} nats by hand, {{package[0]:.4f}} by the package")
 ```
 
 ## The experiment
@@ -98,12 +98,38 @@ print("witness, at the prior:", at_prior.item() == 0)
 TODO: at most a minute on two cores; print what holds on every machine.
 
 ```{{code-cell}} ipython3
+import math
+
 q = Gaussian(mu, logvar)
 z = q.sample(torch.randn(2000, B, n, generator=generator))  # (2000, B, n)
 prior = Gaussian(torch.zeros(n), torch.zeros(n))
 estimate = (q.log_prob(z) - prior.log_prob(z)).mean(0)
-print("Monte-Carlo agrees:", bool((estimate - package).abs().max() < 0.5))
+furthest = (estimate - package).abs().max()
+assert furthest < 0.5
+print(f"Monte Carlo is within {{math.ceil(furthest)}} nat of the closed form")
 ```
+
+:::{{quiz}}
+TODO: where is the divergence zero?
+
+- [ ] TODO: where the posterior has no variance
+
+  There it is infinite.
+- [x] TODO: where the posterior equals the prior
+
+  Mean 0 and variance 1 on every axis.
+:::
+
+:::{{quiz}}
+TODO: a second question?
+
+- [ ] TODO: a wrong answer
+
+  TODO: why it is wrong.
+- [x] TODO: the right answer
+
+  TODO: why it is right.
+:::
 
 :::{{admonition}} Departs from the paper
 :class: important
@@ -112,13 +138,11 @@ print("Monte-Carlo agrees:", bool((estimate - package).abs().max() < 0.5))
   `test_{label_}_departs_where_it_says`.
 :::
 
-## Recap
+## What to remember
 
-You can now
-
-- TODO: say what the divergence of a posterior from the prior costs;
-- TODO: compute it for a batch, in nats;
-- TODO: tell where it is zero.
+- TODO: three sentences
+- TODO: that add something
+- TODO: to the text above.
 
 ## Exercises
 {exercises}
@@ -141,7 +165,8 @@ TODO: the answer, in words.
 
 ```{{code-cell}} ipython3
 doubled = divergence({count} * mu, torch.zeros_like(mu)) / {count}**2
-print("as said:", torch.allclose(doubled, divergence(mu, 0 * mu)))
+torch.testing.assert_close(doubled, divergence(mu, 0 * mu))
+print(f"{{doubled[0]:.4f}} nats")
 ```
 
 :::{{solution-end}}

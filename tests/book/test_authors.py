@@ -70,7 +70,7 @@ def test_a_new_chapter_is_in_the_mould_and_checked(copy):
     checked = use(copy, "check_chapter", NAME)
     assert checked.returncode == 0, checked.stdout[-3000:] + checked.stderr[-3000:]
     page = (copy / "_build" / "check" / "_build" / "html" / "book" / f"{NAME}.html").read_text()
-    assert "witness: True" in page
+    assert "nats by hand" in page
     assert "New things" in page
 
     text.write_text(
