@@ -28,6 +28,17 @@ Is $D$ zero?
 :class: dropdown
 A solution that was folded.
 :::
+
+:::{{quiz}}
+Which axis has $\\lambda = 1$?
+
+- [ ] The first
+
+  It moves with the data.
+- [x] The second, $z_2$
+
+  Its posterior equals the prior, $\\mathrm{{KL}} = 0$.
+:::
 """
 
 
