@@ -136,6 +136,7 @@ MENDED = {
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.config.mathjax_path = "mathjax/tex-svg.js"
+    app.config.html_search_scorer = str(Path(__file__).parents[1] / "static" / "search.js")
     app.add_js_file(
         None,
         body='if (location.protocol === "file:") '
