@@ -5,7 +5,6 @@ import re
 
 import nbformat
 import pytest
-from conftest import ROOT
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 from test_book import CHROMIUM, NARROW, WIDE, set_theme, violations
@@ -59,11 +58,6 @@ def build(folder, builder="html", notebook=False, text=QUIZ):
         else (folder / "out").glob("*.tex")
     )
     return output.read_text(), re.sub(r"\x1b\[[\d;]*m", "", warnings.getvalue())
-
-
-@pytest.fixture(autouse=True)
-def _tools(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "book" / "tools")
 
 
 @pytest.mark.parametrize("notebook", [False, True])
