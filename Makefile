@@ -9,7 +9,7 @@ PACKAGE := $(shell find asintrovae -name '*.py' -o -name '*.js')
 RUNS := book/runs/toy.ipynb book/runs/images.ipynb
 TIMED := $(BIN)/python book/tools/timed.py# seconds of every stage, for the benchmarks
 
-.PHONY: help setup runs chapters tables book serve pdf test test-all chaos soak bench check new-chapter hooks browser format sync constraints audit install-check repository clean
+.PHONY: help setup runs chapters tables book serve pdf test test-all chaos soak bench check new-chapter hooks browser format sync constraints audit install-check repository version clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ install-check: .venv/installed ## try the wheel with each extra in an empty envi
 
 repository: .venv/installed ## move to another repository: make repository URL=https://github.com/OWNER/NAME
 	$(BIN)/python book/tools/repository.py "$(URL)"
+
+version: .venv/installed ## after a new version in pyproject.toml: set-up cells install its tag, CITATION.cff names it
+	$(BIN)/python book/tools/repository.py --version
 
 clean: ## remove what make made, .venv included
 	rm -rf .venv _build book/runs

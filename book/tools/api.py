@@ -1,4 +1,4 @@
-"""Sphinx extension: the package's docstrings as a page, and links from the notation to it.
+"""Sphinx extension: the package's docstrings as a page.
 
 The docstrings are text with shapes and formulas, not reStructuredText: |x|, 2**15 and the like are
 shown as they are.
@@ -9,7 +9,6 @@ from typing import Any
 
 import asintrovae
 from docutils import nodes
-from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 
 LOSS = re.compile(r"(joint|encoder|decoder|critic|generator): ")
@@ -60,29 +59,9 @@ def as_span(tag: re.Match[str]) -> str:
     return "</span" if tag[1] else f'<span class="{tag[2]}"'
 
 
-def link_names(app: Sphinx, doctree: nodes.document) -> None:
-    """Link the code names of the notation page to the page of the package where they are public."""
-    if app.env.docname != "book/notation":
-        return
-    for literal in list(doctree.findall(nodes.literal)):
-        name = literal.astext().split(".")[0]
-        if name in asintrovae.__all__ and not isinstance(literal.parent, nodes.reference):
-            link = pending_xref(
-                "",
-                refdomain="py",
-                reftype="obj",
-                reftarget=f"asintrovae.{name}",
-                refdoc=app.env.docname,
-                refwarn=True,
-            )
-            literal.replace_self(link)
-            link += literal
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("autodoc-process-docstring", as_text, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", in_short)
-    app.connect("doctree-read", link_names)
     app.connect("html-page-context", without_lists)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

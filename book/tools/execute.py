@@ -19,10 +19,11 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-import yaml
 from asintrovae.running.provenance import code_hash, versions
 from nbclient import NotebookClient
 from tqdm import tqdm
+
+from repository import configured, requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,15 +32,16 @@ def fingerprint(notebook: nbformat.NotebookNode) -> str:
     """Hash of everything the outputs depend on: code cells in order, package, pinned versions,
     recorded runs.
 
-    The address that a missing package is installed from is left out: the project can move.
+    The address and the release that a missing package is installed from are left out: the project
+    can move, and a new release computes the same where the package is the same.
     """
-    address = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    installed = requirement(configured(ROOT))
     digest = hashlib.sha256(code_hash().encode() + (ROOT / "constraints.txt").read_bytes())
     for path in sorted((ROOT / "data").rglob("record.json")):
         digest.update(path.read_bytes())
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            digest.update(cell.source.replace(f"git+{address}", "git+").encode() + b"\0")
+            digest.update(installed.sub("git+", cell.source).encode() + b"\0")
     return digest.hexdigest()
 
 

@@ -18,7 +18,7 @@ ENTRY = re.compile(r"(?m)^( +- file: book/)(\d\d)_\w+\n")
 TEXT = '''\
 # {title}
 
-*Budget: under 60 seconds on two CPU cores, no GPU, no download.*
+*Runs in under 60 seconds on two CPU cores, no GPU, no download.*
 
 {badge}
 

@@ -8,11 +8,14 @@ icon fonts are put into their style sheet, and search shows titles alone.
 """
 
 import base64
+import functools
 import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+from PIL import Image
 from sphinx.application import Sphinx
 from sphinx.util.fileutil import copy_asset
 
@@ -58,7 +61,30 @@ def finish_pages(app: Sphinx, error: Exception | None) -> None:
         html = page.read_text(encoding="utf-8")
         for pattern, replacement in MENDED.items():
             html = re.sub(pattern, replacement, html)
+        html = with_sizes(html, page.parent)
         page.write_text(html, encoding="utf-8")
+
+
+def with_sizes(html: str, folder: Path) -> str:
+    """Return a page whose images have their width and height, so that text below them stays where
+    it is while they load."""
+
+    def sized(image: re.Match[str]) -> str:
+        size = image_size(folder / unquote(image[1])) if "width=" not in image[0] else None
+        return f'<img width="{size[0]}" height="{size[1]}"{image[0][4:]}' if size else image[0]
+
+    return re.sub(r'<img [^>]*?src="([^":]+)"[^>]*>', sized, html)
+
+
+@functools.cache
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Return width and height of an image in pixels; None for a drawing that has none."""
+    if path.suffix == ".svg":
+        head = path.read_text(encoding="utf-8").split(">", 1)[0]
+        found = re.search(r'width="(\d+)[^>]*height="(\d+)', head)
+        return (int(found[1]), int(found[2])) if found else None
+    with Image.open(path) as image:
+        return image.size
 
 
 def copy_mathjax(static: Path) -> None:
@@ -101,6 +127,8 @@ MENDED = {
     '<div class="pst-scrollable-table-container">': (
         '<div class="pst-scrollable-table-container" tabindex="0">'
     ),
+    # So does a table that a cell has made.
+    r'<div class="output text_html">(?=\s*<table)': '<div class="output text_html" tabindex="0">',
 }
 """Pattern in a built page -> what stands there instead."""
 
@@ -108,6 +136,7 @@ MENDED = {
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.config.mathjax_path = "mathjax/tex-svg.js"
+    app.config.html_search_scorer = str(Path(__file__).parents[1] / "static" / "search.js")
     app.add_js_file(
         None,
         body='if (location.protocol === "file:") '

@@ -16,11 +16,20 @@ import nbformat
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.util import logging
 
 WORDS_PER_MINUTE = 200
 """Of prose, read to be understood; formulas and code come on top."""
 CHAPTER = re.compile(r"book/\d\d_\w+")
 RUN = re.compile(r"book/runs/(\w+)")
+TIME = re.compile(
+    r"(?:Budget:|Runs) (?:in )?(?P<limit>under \d+ seconds on two CPU cores), (?P<needs>.+)\."
+)
+"""A chapter's line of time, as its source has it."""
+FORMULA = re.compile(
+    r"([(\[“]?)<span class=\"math notranslate nohighlight\">[^<]*</span>([,.;:!?)\]”’]*)"
+)
+logger = logging.getLogger(__name__)
 
 
 def set_addresses(app: Sphinx, config: Config) -> None:
@@ -33,16 +42,15 @@ def set_addresses(app: Sphinx, config: Config) -> None:
         "_static/card.png",
         f"{config.html_title}: points of eight Gaussians on a ring",
     )
+    config.html_theme_options["logo"] = {"text": config.html_title}
     config.ogp_social_cards = {"enable": False}  # one card for all pages, drawn below
 
 
 def prose(doctree: nodes.document) -> Iterator[nodes.paragraph]:
-    """Paragraphs of text, without the budget line, the badge and the times."""
+    """Paragraphs of text, without the badge and the line of time."""
     for paragraph in doctree.findall(nodes.paragraph):
         badge = all(isinstance(child, nodes.reference) for child in paragraph.children)
-        if not (
-            badge or "times" in paragraph["classes"] or paragraph.astext().startswith("Budget: ")
-        ):
+        if not (badge or "times" in paragraph["classes"] or TIME.fullmatch(paragraph.astext())):
             yield paragraph
 
 
@@ -52,23 +60,39 @@ def minutes(words: int) -> str:
     return f"{count} minute{'s' * (count > 1)}"
 
 
+def cores(machine: str) -> str:
+    """Return the cores of a machine, as execute.py describes it, in words."""
+    match = re.search(r"(\d+) cores", machine)
+    if match is None:
+        return machine
+    return f"{'two' if match[1] == '2' else match[1]} CPU cores"
+
+
+def duration(seconds: float) -> str:
+    """Return how long something takes, in seconds, or in minutes from two minutes on."""
+    return f"{max(1, round(seconds))} s" if seconds < 120 else f"{round(seconds / 60)} min"
+
+
 def add_times(app: Sphinx, doctree: nodes.document) -> None:
-    """Below the title of each chapter: how long its prose takes to read, and how long its cells
-    took to run."""
-    if not CHAPTER.fullmatch(app.env.docname):
+    """Put what was measured in the place of a chapter's line of time.
+
+    The line reads `*Runs in under 60 seconds on two CPU cores, no GPU, no download.*`; what follows
+    the cores is kept.
+    """
+    page = app.env.docname
+    if not CHAPTER.fullmatch(page):
         return
-    said = (
-        f"{minutes(sum(len(paragraph.astext().split()) for paragraph in prose(doctree)))} to read"
-    )
-    run = nbformat.read(app.env.doc2path(app.env.docname), as_version=4).metadata.get("execution")
-    if run:
-        said += (
-            f", {max(1, round(run['seconds']))} seconds to run (one process on {run['machine']})"
-        )
-    title = next(doctree.findall(nodes.title))
-    title.parent.insert(
-        title.parent.index(title) + 1, nodes.paragraph("", f"{said}.", classes=["times"])
-    )
+    lines = ((line, TIME.fullmatch(line.astext())) for line in doctree.findall(nodes.paragraph))
+    line, match = next(((line, match) for line, match in lines if match), (None, None))
+    if line is None or match is None:
+        example = "*Runs in under 60 seconds on two CPU cores, no GPU, no download.*"
+        logger.warning("a chapter needs a line of time below its title: %s", example, location=page)
+        return
+    words = sum(len(paragraph.astext().split()) for paragraph in prose(doctree))
+    run = nbformat.read(app.env.doc2path(page), as_version=4).metadata.get("execution")
+    runs = f"in {duration(run['seconds'])} on {cores(run['machine'])}" if run else match["limit"]
+    said = f"About {minutes(words)} to read · runs {runs}, {match['needs']}"
+    line.replace_self(nodes.paragraph("", said, classes=["times"]))
 
 
 def describe(
@@ -84,6 +108,21 @@ def describe(
     context["metatags"] += '<meta name="description" content="{}" />\n'.format(
         text.replace('"', "&quot;").replace("<", "&lt;")
     )
+
+
+def keep_punctuation(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Mark a formula together with the punctuation around it, which would else begin a line."""
+    if "body" in context:
+        context["body"] = FORMULA.sub(
+            lambda found: (
+                f'<span class="with-punctuation">{found[0]}</span>'
+                if found[1] or found[2]
+                else found[0]
+            ),
+            context["body"],
+        )
 
 
 def point_to_sources(
@@ -141,6 +180,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", set_addresses)
     app.connect("doctree-read", add_times)
     app.connect("html-page-context", describe, priority=450)  # before opengraph
+    app.connect("html-page-context", keep_punctuation)
     app.connect("html-page-context", point_to_sources, priority=900)  # after the theme
     app.connect("build-finished", write_site_files)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,9 +1,11 @@
-"""Move the project to another repository: every address of it in the files follows; stored outputs
-stay as they are.
+"""Keep in step what files repeat of the project: the address of its repository and its version.
+Stored outputs stay as they are.
 
-usage: python book/tools/repository.py https://github.com/OWNER/NAME
-The address is named in _config.yml. Chapters do not become stale: what they compute does not depend
-on it.
+usage: python book/tools/repository.py https://github.com/OWNER/NAME    move to another repository
+       python book/tools/repository.py --version                        take over a new version
+The address is named in _config.yml, the version in pyproject.toml. The set-up cell of a notebook
+installs the release that its page belongs to, the tag v<version>. Chapters do not become stale:
+what they compute depends neither on the address nor on the tag.
 """
 
 import re
@@ -11,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import tomllib
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +30,16 @@ def occurrences(url: str) -> re.Pattern[str]:
     whose name begins like it."""
     owner_and_name = re.escape(url.removeprefix("https://github.com/"))
     return re.compile(rf"(github\.com/|google\.com/github/){owner_and_name}(?![\w-]|\.(?!git\b)\w)")
+
+
+def release(root: Path = ROOT) -> str:
+    """Return the tag of the version in pyproject.toml."""
+    return f"v{tomllib.loads((root / 'pyproject.toml').read_text())['project']['version']}"
+
+
+def requirement(url: str) -> re.Pattern[str]:
+    """Find what pip installs from the repository, with or without the tag of a release."""
+    return re.compile(rf"git\+{re.escape(url)}(@v[\w.]+)?(?![\w./@-])")
 
 
 def texts(root: Path) -> dict[Path, str]:
@@ -56,20 +69,35 @@ def move(url: str, root: Path = ROOT) -> list[Path]:
             f"URL={url!r} is not https://github.com/OWNER/NAME (Colab opens notebooks from there)"
         )
     old, new = occurrences(configured(root)), f"{match[1]}/{match[2]}"
-    changed = {
-        path: moved
+    return write({path: old.sub(rf"\g<1>{new}", text) for path, text in texts(root).items()})
+
+
+def take_over_version(root: Path = ROOT) -> list[Path]:
+    """Name the version of pyproject.toml in set-up cells and CITATION.cff; the changed files."""
+    url, tag = configured(root), release(root)
+    moved = {
+        path: requirement(url).sub(f"git+{url}@{tag}", text)
         for path, text in texts(root).items()
-        if (moved := old.sub(rf"\g<1>{new}", text)) != text
+        if path.is_relative_to(root / "book")
     }
-    for path, moved in changed.items():
-        path.write_bytes(moved.encode())
-    return list(changed)
+    cited = root / "CITATION.cff"
+    moved[cited] = re.sub(r"(?m)^version: .*$", f"version: {tag[1:]}", cited.read_text())
+    return write(moved)
+
+
+def write(moved: dict[Path, str]) -> list[Path]:
+    """Write the texts that differ from the files and return their paths."""
+    changed = [path for path, text in moved.items() if path.read_bytes() != text.encode()]
+    for path in changed:
+        path.write_bytes(moved[path].encode())
+    return changed
 
 
 if __name__ == "__main__":
     try:
-        (address,) = sys.argv[1:] or [""]
-        files = move(address)
+        (given,) = sys.argv[1:] or [""]
+        files = take_over_version() if given == "--version" else move(given)
     except ValueError as error:
         sys.exit(f"make repository: {error}")
-    print(f"{len(files)} files name {configured()} now; `git diff` shows them")
+    named = release() if given == "--version" else configured()
+    print(f"{len(files)} files name {named} now; `git diff` shows them")

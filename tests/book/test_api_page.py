@@ -5,6 +5,7 @@ import re
 from html import unescape
 
 import pytest
+import yaml
 from conftest import ROOT
 from small_book import build_small_book
 
@@ -22,7 +23,9 @@ def pages(tmp_path_factory):
     """The built page of the package, and one that stands for the notation."""
     root = tmp_path_factory.mktemp("api") / "book"
     api = (ROOT / "book" / "appendix" / "api.md").read_text()
-    return build_small_book(root, {"appendix/api": api, "notation": NOTATION}) / "book"
+    other = "# Other\n\nCall `load_run(path)`, and `load_run` again.\n"
+    texts = {"appendix/api": api, "notation": NOTATION, "other": other}
+    return build_small_book(root, texts) / "book"
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +70,20 @@ def test_code_names_of_the_notation_lead_to_the_page(pages):
         ("Gaussian", "Gaussian.mean"),
         ("as_distance", "as_distance"),
     ]
+
+
+def test_every_function_links_to_its_lines(page):
+    url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    for name in ("train", "RunConfig"):
+        (entry,) = re.findall(
+            rf'<dt class="sig[^>]*id="asintrovae\.{name}">.*?</dt>', page, re.DOTALL
+        )
+        (path, line) = re.search(rf'href="{url}/blob/main/([\w/.]+)#L(\d+)"', entry).groups()
+        source = (ROOT / path).read_text().splitlines()[int(line) - 1 : int(line) + 1]
+        assert re.search(rf"(def|class) {name}\b", " ".join(source))
+
+
+def test_a_name_links_to_the_package_once_on_other_pages(pages):
+    html = (pages / "other.html").read_text()
+    assert html.count('href="appendix/api.html#asintrovae.load_run"') == 1
+    assert html.count("load_<wbr>run") == 2

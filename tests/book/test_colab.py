@@ -54,7 +54,8 @@ def test_the_set_up_cell_installs_what_is_missing(tmp_path):
             (source / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, source / path.relative_to(ROOT))
     who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "all"]):
+    tag = ["tag", repository.release()]
+    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "all"], tag):
         subprocess.run(["git", *command], cwd=source, check=True, capture_output=True)
     url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
     redirect = {

@@ -186,8 +186,8 @@ def test_set_up_cell_is_the_same_everywhere(path):
 def test_chapter_keeps_to_the_mould(path):
     notebook = nbformat.read(path, as_version=4)
     prose = "\n\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    budget = re.search(r"\*Budget: under (\d+) seconds", prose)
-    assert notebook.metadata["execution"]["seconds"] < int(budget[1]) <= 60
+    limit = re.search(r"\*.* under (\d+) seconds on two CPU cores, .*\*", prose)
+    assert notebook.metadata["execution"]["seconds"] < int(limit[1]) <= 60
     promises = re.findall(r"After this chapter you can\n\n((?:- .*\n?(?:  .*\n?)*)+)", prose)
     assert 3 <= promises[0].count("- ") <= 5
     kept = re.findall(r"You can now\n\n((?:- .*\n?(?:  .*\n?)*)+)", prose)

@@ -19,6 +19,7 @@ from test_book import CHROMIUM
 from test_repository import ELSEWHERE
 
 pytestmark = pytest.mark.xdist_group("small_book")
+SOURCES = sorted((ROOT / "book" / "src").glob("[0-9]*.md"))
 REPOSITORY = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
 OWNER, NAME = REPOSITORY["url"].split("/")[-2:]
 PUBLISHED = f"https://{OWNER.lower()}.github.io/{NAME}/"
@@ -35,15 +36,75 @@ def links(html):
 
 def test_a_chapter_says_how_long_it_takes(chapter):
     """600 words and a few, at 200 a minute; 12.4 seconds in its record."""
-    assert (
-        '<p class="times">3 minutes to read, 12 seconds to run (one process on any).</p>' in chapter
-    )
-    assert chapter.index('class="times"') > chapter.index("<h1>A small chapter")
-    assert chapter.index('class="times"') < chapter.index("Budget: under")
+    said = "About 3 minutes to read · runs in 12 s on two CPU cores, no GPU, no download"
+    assert chapter.count(f'<p class="times">{said}</p>') == 1
+    assert chapter.index('class="times"') > chapter.index("</h1>")
+    assert "under 60 seconds" not in chapter
 
 
 def test_pages_that_are_no_chapters_say_nothing_of_the_kind(small_book):
     assert 'class="times"' not in (small_book / "book" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "machine", "expected"),
+    [
+        (0.2, "Linux x86_64, 2 cores", "in 1 s on two CPU cores"),
+        (119.4, "Linux x86_64, 16 cores", "in 119 s on 16 CPU cores"),
+        (170, "a machine", "in 3 min on a machine"),
+    ],
+)
+def test_seconds_and_cores_in_words(seconds, machine, expected):
+    pages = tool("pages")
+    assert f"in {pages.duration(seconds)} on {pages.cores(machine)}" == expected
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_every_chapter_has_one_line_of_time(path):
+    lines = [line[1:-1] for line in path.read_text().splitlines() if line.startswith("*")]
+    assert sum(bool(tool("pages").TIME.fullmatch(line)) for line in lines) == 1
+
+
+def test_a_chapter_has_its_number_everywhere(small_book, chapter):
+    """In its title, that of its window, the side bar, links, and before those of equations."""
+    assert '<h1><span class="section-number">1 </span>A small chapter' in chapter
+    assert "<title>1 A small chapter " in chapter
+    assert re.search(r'<span class="eqno">\(1\.1\)', chapter)
+    assert re.search(r'href="#equation-eq-small">\(1\.1\)</a>', chapter)
+    assert re.search(r">\s*Exercise 1\.1", chapter)
+    index = (small_book / "book" / "index.html").read_text()
+    assert "Its only chapter is <a" in index
+    assert ">Chapter\N{NO-BREAK SPACE}1, A small chapter<" in index
+    assert ">1 A small chapter</a>" in re.sub(r"\s+(?=<)|(?<=>)\s+", "", index)
+    assert "<title>A small book " in index
+    assert 'section-number">1 </span>A small chapter</p>' in index  # on the button to the next page
+
+
+def test_a_test_links_to_its_lines_and_breaks_at_underscores(chapter):
+    address = f"{REPOSITORY['url']}/blob/{REPOSITORY['branch']}/tests/test_small.py#L3"
+    (link,) = re.findall(rf'<a [^>]*href="{re.escape(address)}"[^>]*>(.*?)</a>', chapter)
+    assert ">test_<wbr>nothing_<wbr>is_<wbr>left<" in link
+
+
+def test_formulas_keep_their_punctuation(chapter):
+    assert re.search(
+        r'"with-punctuation"><span class="math[^>]*>[^<]*D[^<]*</span>\.</span>', chapter
+    )
+
+
+def test_images_have_their_size(tmp_path):
+    offline = tool("offline")
+    Image.new("RGB", (30, 20)).save(tmp_path / "a b.png")
+    (tmp_path / "c.svg").write_text('<svg width="104" height="20" viewBox="0 0 1 1"></svg>')
+    (tmp_path / "d.svg").write_text('<svg viewBox="0 0 1 1"></svg>')
+    names = ("a%20b.png", "c.svg", "d.svg")
+    html = "".join(f'<img alt="A" src="{name}" />' for name in names)
+    sized = offline.with_sizes(html, tmp_path)
+    assert sized == (
+        '<img width="30" height="20" alt="A" src="a%20b.png" />'
+        '<img width="104" height="20" alt="A" src="c.svg" /><img alt="A" src="d.svg" />'
+    )
+    assert offline.with_sizes(sized, tmp_path) == sized
 
 
 def test_a_chapter_can_be_downloaded_edited_and_discussed(small_book, chapter):
@@ -93,7 +154,7 @@ def test_search_engines_and_previews_are_told_what_a_page_is(small_book, chapter
     tags = dict(
         re.findall(r'<meta (?:property|name)="(og:[\w:]+|description)" content="([^"]*)"', chapter)
     )
-    assert tags["og:title"] == "A small chapter"
+    assert tags["og:title"] == "1 A small chapter"
     assert tags["og:site_name"] == yaml.safe_load((ROOT / "_config.yml").read_text())["title"]
     assert tags["og:url"] == f"{PUBLISHED}book/01_small.html"
     assert tags["og:image"] == f"{PUBLISHED}_static/card.png"
@@ -159,10 +220,11 @@ def test_the_book_is_printed_as_one_pdf(small_book, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     pdf = PdfReader(out)
-    assert [item.title for item in pdf.outline] == ["A small book", "A small chapter"]
+    assert [item.title for item in pdf.outline] == ["A small book", "1 A small chapter"]
     text = " ".join(page.extract_text() for page in pdf.pages)
     assert "witness: True" in text
     assert "A solution that was folded" in text
+    assert "Right. Its posterior equals the prior" in text
     targets = {
         a["/A"].get("/URI")
         for page in pdf.pages

@@ -76,7 +76,57 @@ def test_every_notebook_opens_in_colab_and_installs_from_there(path):
     (cell,) = [
         cell for cell in jupytext.read(path).cells if "setup" in cell.metadata.get("tags", [])
     ]
-    assert f"%pip install -q git+{CONFIG['url']}\n" in cell.source
+    assert f"%pip install -q git+{CONFIG['url']}@{repository.release()}\n" in cell.source
+
+
+def test_the_version_is_named_once():
+    version = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
+    assert repository.release() == f"v{version}"
+
+
+def test_a_new_version_is_taken_over_by_one_command_and_stored_outputs_stay(copy):
+    command = [sys.executable, str(copy / "book" / "tools" / "repository.py"), "--version"]
+    before, execute = repository.texts(copy), tool("execute", copy)
+    pyproject = before[copy / "pyproject.toml"]
+    (copy / "pyproject.toml").write_text(
+        re.sub(r'(?m)^version = ".*"', 'version = "9.8.7"', pyproject)
+    )
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "files name v9.8.7 now" in result.stdout
+    after = repository.texts(copy)
+    assert "\nversion: 9.8.7\n" in after[copy / "CITATION.cff"]
+    for page in sorted((copy / "book").rglob("*.ipynb")):
+        pair = copy / "book" / "src" / page.relative_to(copy / "book").with_suffix(".md")
+        for path in (page, pair):
+            lines = [line for line in after[path].splitlines() if "%pip install -q git+" in line]
+            assert len(lines) == 1
+            assert re.search(rf"git\+{CONFIG['url']}@v9\.8\.7(\\n|$)", lines[0])
+        original = nbformat.read(ROOT / page.relative_to(copy), as_version=4)
+        changed = nbformat.read(page, as_version=4)
+        assert execute.fingerprint(changed) == execute.fingerprint(original)
+        outputs = [[cell.get("outputs") for cell in book.cells] for book in (changed, original)]
+        assert outputs[0] == outputs[1]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.startswith("0 files")
+    for path, text in before.items():
+        path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("git+https://github.com/a/b\n", "git+X\n"),
+        ("git+https://github.com/a/b@v0.1.0\n", "git+X\n"),
+        ('"git+https://github.com/a/b@v0.1.0\\n"', '"git+X\\n"'),
+        (
+            "git+https://github.com/a/b-more git+https://github.com/a/b.git https://github.com/a/b",
+            None,
+        ),
+    ],
+)
+def test_only_what_is_installed_has_the_tag(text, expected):
+    found = repository.requirement("https://github.com/a/b").sub("git+X", text)
+    assert found == (expected or text)
 
 
 def test_the_project_moves_by_one_command_and_stored_outputs_stay(copy):

@@ -13,11 +13,13 @@ from conftest import ROOT
 
 CHAPTER = """# A small chapter
 
-*Budget: under 60 seconds on two CPU cores, no GPU, no download.*
+*Runs in under 60 seconds on two CPU cores, no GPU, no download.*
 
 Six hundred words. {}
 
 $$ D = 0 $$ (eq-small)
+
+By {{eq}}`eq-small` nothing is left; `test_nothing_is_left` holds it to $D$.
 
 :::{{exercise}} None
 :label: ex-small
@@ -27,6 +29,17 @@ Is $D$ zero?
 :::{{solution}} ex-small
 :class: dropdown
 A solution that was folded.
+:::
+
+:::{{quiz}}
+Which axis has $\\lambda = 1$?
+
+- [ ] The first
+
+  It moves with the data.
+- [x] The second, $z_2$
+
+  Its posterior equals the prior, $\\mathrm{{KL}} = 0$.
 :::
 """
 
@@ -45,7 +58,7 @@ def small_chapter() -> nbformat.NotebookNode:
     }
     notebook.metadata["execution"] = {
         "seconds": 12.4,
-        "machine": "any",
+        "machine": "Linux x86_64, 2 cores",
         "versions": {},
         "date": "2026-01-01",
     }
@@ -70,6 +83,8 @@ def build_small_book(root: Path, pages: Mapping[str, str] = MappingProxyType({})
         page = root / "book" / f"{name}.md"
         page.parent.mkdir(exist_ok=True)
         page.write_text(text)
+    (root / "tests").mkdir()
+    (root / "tests" / "test_small.py").write_text("\n\ndef test_nothing_is_left():\n    pass\n")
     nbformat.write(small_chapter(), root / "book" / "01_small.ipynb")
     command = [
         str(Path(sys.executable).with_name("jupyter-book")),
