@@ -35,7 +35,7 @@ def chapters(revision: str | None) -> Iterator[tuple[str, nbformat.NotebookNode]
             text = subprocess.run(
                 shown, cwd=ROOT, capture_output=True, text=True, check=True
             ).stdout
-        yield path.stem, nbformat.reads(text, as_version=4)
+        yield path.stem, nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
 
 
 def sentences(text: str) -> list[str]:
