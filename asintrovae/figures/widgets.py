@@ -91,6 +91,29 @@ class MarginGame(anywidget.AnyWidget):
     tied = traitlets.Bool(False).tag(sync=True)
 
 
+class EntropyGame(anywidget.AnyWidget):
+    """The distribution at which S-IntroVAE's decoder arrives, on a few states.
+
+    This p* minimises F(p) = KL(π‖p) + γ H(p). A curve shows F against the share a of the first
+    state.
+
+    For equal states, every minimum of F is p = π or of the form (a, (1 - a)/7, ...). F is concave
+    in the share of a state above π/γ. Two states with such shares could lower F by exchanging mass,
+    so a minimum has at most one, and all other states have the same share. Families with two or
+    more large states therefore contain no minimum. The tests confirm this by a search from many
+    starts.
+
+    Attributes:
+        gamma: weight γ of the entropy in [0, 1.2].
+        unequal: π is (0.4, 0.25, 0.2, 0.1, 0.05); else each of eight states has 1/8.
+    """
+
+    _esm = _module("entropy_game.js")
+
+    gamma = _number(0.7, 0, 1.2)
+    unequal = traitlets.Bool(False).tag(sync=True)
+
+
 class AnnealingExplorer(anywidget.AnyWidget):
     """The parts of AS-IntroVAE's losses at an iteration, of a fake with R = 0.
 

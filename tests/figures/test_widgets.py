@@ -6,10 +6,13 @@ import math
 import re
 import shutil
 
+import numpy
 import pytest
 import torch
 from conftest import ROOT
 from ipywidgets.embed import embed_data
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import entr, rel_entr, softmax
 from traitlets import TraitError
 
 from asintrovae import (
@@ -22,6 +25,7 @@ from asintrovae import (
 )
 from asintrovae.figures.widgets import (
     AnnealingExplorer,
+    EntropyGame,
     KernelExplorer,
     MarginGame,
     TrainingPlayer,
@@ -40,6 +44,7 @@ FOLDERS = {
 WIDGETS = {
     "kernel-explorer": KernelExplorer,
     "margin-game": MarginGame,
+    "entropy-game": EntropyGame,
     "annealing-explorer": lambda **values: AnnealingExplorer(FOLDERS["as_intro"], **values),
     "training-player": lambda **values: TrainingPlayer(FOLDERS, **values),
 }
@@ -447,6 +452,151 @@ def test_the_annealing_explorer_is_driven_by_keyboard(show):
     assert number(cells(page)[0][1]) == pytest.approx(RUN["kl_g"][16].item(), rel=DIGITS)
 
 
+# --- the entropy game, against scipy
+
+EQUAL, UNEQUAL = numpy.full(8, 1 / 8), numpy.array([0.4, 0.25, 0.2, 0.1, 0.05])
+GAMMAS = [0.0, 0.3, 0.7, 0.76, 0.77, 0.8, 0.9, 0.95, 1.0, 1.1, 1.2]
+
+
+def objective(p, pi, gamma):
+    return rel_entr(pi, p).sum() + gamma * entr(p).sum()
+
+
+def broken(a):
+    """Shares of eight states of which the first has a and the others are equal."""
+    return numpy.array([a, *[(1 - a) / 7] * 7])
+
+
+def minima(pi, gamma, starts=40):
+    """(F, p) of the minima that BFGS finds on the simplex from random points, the lowest first."""
+
+    def in_logits(t):
+        p = softmax(t)
+        slope = -pi / p - gamma * (numpy.log(p) + 1)
+        return objective(p, pi, gamma), p * (slope - p @ slope)
+
+    generator = numpy.random.default_rng(20220723)
+    scales = numpy.linspace(0.1, 4, starts)[:, None]
+    found = [
+        minimize(in_logits, start, jac=True, options={"gtol": 1e-9})
+        for start in scales * generator.standard_normal((starts, len(pi)))
+    ]
+    return sorted(((f.fun, softmax(f.x)) for f in found), key=lambda pair: pair[0])
+
+
+def threshold():
+    """γ at which the lower of both kinds of solution changes, and its largest share."""
+
+    def ratio(a):
+        return rel_entr(EQUAL, broken(a)).sum() / rel_entr(broken(a), EQUAL).sum()
+
+    found = minimize_scalar(ratio, bounds=(0.2, 0.9), method="bounded", options={"xatol": 1e-10})
+    return found.fun, found.x
+
+
+@pytest.mark.parametrize("pi", [EQUAL, UNEQUAL], ids=["equal", "unequal"])
+def test_the_minimiser_is_the_lowest_minimum_that_scipy_finds(show, pi):
+    """From any start, with no other form assumed; in the browser the largest share comes first."""
+    page = show("entropy-game")
+    (data,) = call(page, "entropy-game", "data", [pi is UNEQUAL])
+    assert data == pytest.approx(pi)
+    shares = call(page, "entropy-game", "minimiser", *([data, gamma] for gamma in GAMMAS))
+    for gamma, p in zip(GAMMAS, shares, strict=True):
+        lowest, shape = minima(pi, gamma)[0]
+        assert sum(p) == pytest.approx(1, abs=1e-12)
+        assert objective(numpy.array(p), pi, gamma) == pytest.approx(lowest, abs=1e-8)
+        assert p == pytest.approx(numpy.sort(shape)[::-1], abs=1e-4), gamma
+
+
+@pytest.mark.parametrize("gamma", [0.5, 0.75, 0.8, 0.9, 0.97, 1.1])
+def test_no_minimum_has_two_large_states(gamma):
+    """Every minimum that scipy finds is of equal shares or of one large and seven equal ones."""
+    for _, p in minima(EQUAL, gamma):
+        largest, *others = numpy.sort(p)[::-1]
+        assert others == pytest.approx([(1 - largest) / 7] * 7, abs=1e-4)
+        assert (p > 1 / (8 * gamma)).sum() <= 1
+
+
+def test_two_large_states_are_never_better_than_one():
+    """The best of m equal large states, in the families that keep more of the symmetry."""
+    for gamma in (0.77, 0.8, 0.9, 1.0, 1.2):
+        best = []
+        for m in (1, 2, 3, 4):
+            grid = numpy.linspace(0.01, 0.99, 981)
+            shapes = [[a / m] * m + [(1 - a) / (8 - m)] * (8 - m) for a in grid]
+            best.append(min(objective(numpy.array(p), EQUAL, gamma) for p in shapes))
+        assert best[0] < min(best[1:]) - 1e-3
+
+
+def test_equal_states_break_apart_at_the_threshold(show):
+    """Below it scipy's lowest minimum is of equal shares, above it not; the page says the same."""
+    gamma, share = threshold()
+    page = show("entropy-game")
+    assert call(page, "entropy-game", "critical", [8]) == [pytest.approx(gamma, abs=1e-6)]
+    assert objective(broken(share), EQUAL, gamma) == pytest.approx(gamma * math.log(8), abs=1e-9)
+    below, above = (minima(EQUAL, gamma + side)[0][1].max() for side in (-1e-3, 1e-3))
+    assert below == pytest.approx(1 / 8, abs=1e-4)
+    assert above == pytest.approx(share, abs=0.01)
+    step = 0.005
+    under = step * math.floor(gamma / step)
+    words = page.locator("p.words")
+    page.locator("input[name=gamma]").fill(str(under))
+    assert "all eight states stay equal. A second valley" in words.inner_text()
+    assert cells(page)[0] == ["0.125", "0.125"]
+    assert page.locator("rect.p").count() == 8
+    press(page, "gamma", "ArrowRight")
+    p = minima(EQUAL, under + step)[0][1].max()
+    assert f"one state, which could be any of the eight, holds {100 * p:.0f}" in words.inner_text()
+    assert "still a valley" in words.inner_text()
+    assert f"{gamma:.3f}" in words.inner_text()
+    assert cells(page)[0] == ["0.125", f"{p:.3f}"]
+    press(page, "gamma", "End")
+    assert "no longer a minimum" in words.inner_text()
+    press(page, "gamma", "Home")
+    assert "no other valley" in words.inner_text()
+
+
+@pytest.mark.parametrize("unequal", [False, True])
+def test_the_table_and_the_curve_of_the_entropy_game(show, unequal):
+    pi, gamma = (UNEQUAL if unequal else EQUAL), 0.9
+    page = show("entropy-game", gamma=gamma, unequal=unequal)
+    lowest, p = minima(pi, gamma)[0]
+    wanted = [
+        [max(q), rel_entr(pi, q).sum(), entr(q).sum(), objective(q, pi, gamma)] for q in (pi, p)
+    ]
+    assert [[float(text) for text in row] for row in cells(page)] == pytest.approx(
+        numpy.array(wanted).T, abs=6e-4
+    )
+    (points,) = call(page, "entropy-game", "landscape", [list(pi), gamma])
+    depths = dict(points)
+    assert min(depths.values()) == pytest.approx(lowest - wanted[0][3], abs=1e-3)
+    for a in (0.2, 0.5, 0.8):  # the others share the rest
+        rest = pi[1:] / pi[1:].sum()
+
+        def of_the_rest(t, a=a):
+            return objective(numpy.array([a, *(1 - a) * softmax(t)]), pi, gamma)
+
+        best = minimize(of_the_rest, numpy.log(rest), options={"gtol": 1e-8}).fun
+        assert depths[a] == pytest.approx(best - wanted[0][3], abs=1e-6)
+    dot = [float(page.locator("circle.best").get_attribute(name)) for name in ("cx", "cy")]
+    drawn = re.findall(r"([\d.]+),(-?[\d.]+)", page.locator("path.curve").get_attribute("d"))
+    bottom = max(([float(x), float(y)] for x, y in drawn), key=lambda point: point[1])
+    assert dot == pytest.approx(bottom, abs=2)
+
+
+def test_unequal_shares_change_without_a_jump(show):
+    """As the page says: by less than a hundredth at each step of the slider."""
+    page = show("entropy-game", unequal=True)
+    gammas = [i / 200 for i in range(241)]
+    shares = call(page, "entropy-game", "minimiser", *([UNEQUAL.tolist(), g] for g in gammas))
+    steps = numpy.diff([p[0] for p in shares])
+    assert (steps > 0).all()
+    assert steps.max() < 0.01
+    assert "without a jump" in page.locator("p.words").inner_text()
+    press(page, "unequal", "Space")
+    assert "eight states" in page.locator("p.words").inner_text()
+
+
 # --- the film
 
 
@@ -629,6 +779,7 @@ def test_what_the_browser_sets_python_takes(show, kind):
         ("kernel-explorer", {"mu_a": (0.0, 3.5)}, "mu_a"),
         ("kernel-explorer", {"var_b": (0.0, 1.0)}, "var_b"),
         ("margin-game", {"margin": -1.0}, "margin"),
+        ("entropy-game", {"gamma": 1.25}, "gamma"),
         ("annealing-explorer", {"c": 1.5}, "'c'"),
     ],
 )
