@@ -128,7 +128,9 @@ MENDED = {
         '<div class="pst-scrollable-table-container" tabindex="0">'
     ),
     # So does a table that a cell has made.
-    r'<div class="output text_html">(?=\s*<table)': '<div class="output text_html" tabindex="0">',
+    r'<div class="output text_html">(?=(?s:\s*(?:<div>)?\s*(?:<style.*?</style>)?)\s*<table)': (
+        '<div class="output text_html" tabindex="0">'
+    ),
 }
 """Pattern in a built page -> what stands there instead."""
 

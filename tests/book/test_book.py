@@ -54,7 +54,7 @@ def built_book(tmp_path_factory, tiny_runs):
 
 
 def test_status_page_lists_the_runs_of_this_build_and_the_recorded_ones(built_book):
-    html = (built_book / "book" / "appendix" / "status.html").read_text()
+    html = (built_book / "book" / "appendix" / "status.html").read_text().replace("<wbr>", "")
     for words in (
         "runs/toy",
         "runs/images",

@@ -92,6 +92,21 @@ def test_formulas_keep_their_punctuation(chapter):
     )
 
 
+@pytest.mark.parametrize(
+    ("inside", "scrolls"),
+    [
+        ('<table class="table">', True),
+        ("<div>\n<style scoped>\n td {}\n</style>\n<table border='1'>", True),
+        ("<p>A text</p><table>", False),
+    ],
+)
+def test_a_table_of_a_cell_scrolls_by_keyboard(inside, scrolls):
+    html = f'<div class="output text_html">{inside}'
+    for pattern, replacement in tool("offline").MENDED.items():
+        html = re.sub(pattern, replacement, html)
+    assert ('tabindex="0"' in html) == scrolls
+
+
 def test_images_have_their_size(tmp_path):
     offline = tool("offline")
     Image.new("RGB", (30, 20)).save(tmp_path / "a b.png")
