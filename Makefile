@@ -7,9 +7,10 @@ export PYTHONUNBUFFERED := 1
 NOTEBOOKS := $(wildcard book/[0-9]*.ipynb book/training/*.ipynb)
 PACKAGE := $(shell find asintrovae -name '*.py' -o -name '*.js')
 RUNS := book/runs/toy.ipynb book/runs/images.ipynb
+PIP := $(BIN)/python -m pip install --progress-bar on --no-compile -c constraints.txt# Python compiles what it imports; all would take 40 s
 TIMED := $(BIN)/python book/tools/timed.py# seconds of every stage, for the benchmarks
 
-.PHONY: help setup runs chapters tables book serve pdf test test-all chaos soak bench check new-chapter hooks browser format sync constraints audit install-check repository version clean
+.PHONY: help setup runs chapters tables book serve pdf test test-all chaos soak bench bench-clone check new-chapter hooks browser format sync constraints audit install-check repository version clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,8 +20,8 @@ setup: .venv/installed ## install the pinned packages and this one into .venv
 .venv/installed: constraints.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or name one: make PYTHON=python3" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --progress-bar on -c constraints.txt torch
-	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e ".[book,test]"
+	$(PIP) torch
+	$(PIP) -e ".[book,test]"
 	touch $@
 
 runs: .venv/installed ## train both demonstration runs through papermill, where they are not up to date
@@ -64,6 +65,9 @@ test-all: setup browser check ## the same, and what takes too long for every cha
 
 bench: .venv/installed ## benchmarks as ratios of one run, on every core; fails where a target is missed
 	env -u OMP_NUM_THREADS $(BIN)/python -m benchmarks
+
+bench-clone: .venv/installed ## seconds of make test and make book from fresh clones; REVISIONS="OLD NEW" compares commits
+	env -u OMP_NUM_THREADS $(BIN)/python -m benchmarks.clone $(REVISIONS)
 
 chaos: .venv/installed ## kill runs, try every fault and bad input, and record that none was lost; minutes
 	$(BIN)/python tests/reliability/chaos.py

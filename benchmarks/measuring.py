@@ -1,5 +1,6 @@
 """What every benchmark needs: fair times, counted bytes, the machine's name."""
 
+import json
 import platform
 import re
 import subprocess
@@ -93,3 +94,24 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "asintrovae": version("asintrovae"),
     }
+
+
+def record(folder: Path, name: str, measured: dict[str, Any]) -> Path:
+    """Store what a benchmark measured in the file of this machine, beside that of the others.
+
+    Args:
+        folder: of the files.
+        name: of the benchmark.
+        measured: replaces what the benchmark stored before.
+
+    Returns:
+        The file.
+    """
+    here = machine()
+    slug = re.sub(r"\W+", "-", f"{here['processor']} {here['threads']} threads").strip("-").lower()
+    path = folder / f"{slug}.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    results[name] = {"machine": here, **measured}
+    folder.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    return path

@@ -14,7 +14,7 @@ from asintrovae import SoftIntroVAE
 from asintrovae.theory.networks import Autoencoder, mlp_autoencoder
 from asintrovae.theory.objectives import Noise
 from benchmarks import __main__ as command
-from benchmarks import book, distance, training_step
+from benchmarks import book, clone, distance, training_step
 
 
 @pytest.mark.parametrize("kernel", distance.KERNELS)
@@ -126,3 +126,29 @@ def test_a_stage_is_timed_where_it_succeeds(tmp_path):
     found = json.loads((tmp_path / "_build" / "seconds.json").read_text())
     assert found.keys() == {"good", "better"}
     assert all(0.25 < seconds < 60 for seconds in found.values())
+
+
+MAKEFILE = """
+test book:
+	@test -z "$$PYTHONPATH$$OMP_NUM_THREADS" && mkdir _build
+	@echo '{"tests": %d}' > _build/seconds.json
+"""
+
+
+def test_make_is_timed_in_fresh_clones_of_the_commits_that_are_named(tmp_path, monkeypatch):
+    """Without what this environment sets; a command that fails says what it printed."""
+    monkeypatch.setattr(clone, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "somewhere")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    clone.git("init", "-q")
+    for text in (MAKEFILE % 1, MAKEFILE % 2, "test:\n\t@echo broken; false\n"):
+        (tmp_path / "Makefile").write_text(text)
+        clone.git("add", "Makefile")
+        clone.git(*who, "commit", "-qm", "a")
+    rows = clone.measure(["HEAD~2", "HEAD~1"])
+    assert [row["test"]["stages"] for row in rows] == [{"tests": 1}, {"tests": 2}]
+    assert rows[0]["commit"] == clone.git("rev-parse", "HEAD~2")[:7]
+    assert all(0 <= row[target]["seconds"] < 60 for row in rows for target in clone.TARGETS)
+    with pytest.raises(RuntimeError, match=r"make test failed at \w{7}:\nbroken"):
+        clone.measure(["HEAD"])

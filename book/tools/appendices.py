@@ -281,6 +281,22 @@ def stages_table(found: dict[str, Any]) -> str:
     return table(["stage", "seconds"], rows, "70 30") if rows else "No build was timed."
 
 
+def clone_table(found: dict[str, Any]) -> str:
+    """Return the seconds of `make test` and `make book` from a fresh clone, a row per commit."""
+    header = ["commit", "day", "`make test`", "of which the tests", "`make book`"]
+    rows = [
+        [
+            f"`{row['commit']}`",
+            row["date"],
+            f"{row['test']['seconds']:.0f}",
+            f"{row['test']['stages']['tests']:.0f}",
+            f"{row['book']['seconds']:.0f}",
+        ]
+        for row in found["rows"]
+    ]
+    return table(header, rows, "20 20 20 20 20")
+
+
 def compiled_table(found: dict[str, Any]) -> str:
     """Break-even of torch.compile."""
     rows = []
@@ -384,6 +400,7 @@ SPEED = {
     "compiled": ("training_step", compiled_table),
     "cuda": ("training_step", cuda_table),
     "stages": ("book", stages_table),
+    "clone": ("clone", clone_table),
 }
 
 

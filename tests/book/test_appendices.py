@@ -118,6 +118,18 @@ RESULTS = {
         "cuda": {"device": "a GPU", "faster": 4.0, "waits": 0, "costs": {"conv": 0.5}, **TIMES},
     },
     "book": {"machine": PLACE, "stages": {"pages": 61.2, "tests": 900.0}},
+    "clone": {
+        "machine": PLACE,
+        "rows": [
+            {
+                "commit": commit,
+                "date": "2026-01-01",
+                "test": {"seconds": seconds, "stages": {"tests": 600.4}},
+                "book": {"seconds": 311.0, "stages": {}},
+            }
+            for commit, seconds in (("1234567", 777.7), ("89abcde", 555.5))
+        ],
+    },
 }
 
 
@@ -138,6 +150,7 @@ def test_the_page_on_speed_shows_what_was_recorded(recorded):
         "cuda": "4.0 times",
     }
     said["stages"] = "900"
+    said["clone"] = "778"
     for part in appendices.SPEED:
         text = appendices.speed(recorded, part)
         assert said[part] in text

@@ -193,11 +193,12 @@ FOCUS = """async () => {
 
 
 def open_page(page, url):
-    """Go there in a wide window and wait until formulas are typeset and nothing is on its way."""
+    """Go there in a wide window and wait until all is loaded, formulas are typeset and fonts are
+    there."""
     page.set_viewport_size(WIDE)
     page.goto(url)
     page.evaluate("window.MathJax && MathJax.startup.promise")
-    page.wait_for_load_state("networkidle")
+    page.evaluate("document.fonts.ready.then(() => null)")
 
 
 def set_theme(page, theme):
@@ -227,8 +228,19 @@ def luminance(rgb):
     )
 
 
+IN_THE_DARK = ["color-contrast", "scrollable-region-focusable", "target-size"]
+OF_EACH_KIND = {"index", "05_as_distance", "runs/images", "notation", "appendix/status"}
+
+
+def violations_on_a_telephone_in_the_dark(page):
+    page.set_viewport_size(NARROW)
+    set_theme(page, "dark")
+    return violations(page, runOnly=IN_THE_DARK)
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_page_in_a_browser(browser_page, name):
+    """One page of each kind also in the dark."""
     page, base, wrong = browser_page
     wrong.clear()
     open_page(page, f"{base}book/{name}.html")
@@ -246,29 +258,20 @@ def test_page_in_a_browser(browser_page, name):
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
     assert page.locator("article :is(mjx-container > svg, img, pre, table)").evaluate_all(CUT) == []
     assert page.locator("article div.math > .eqno").evaluate_all(CROWDED) == []
+    if name in OF_EACH_KIND:
+        assert violations_on_a_telephone_in_the_dark(page) == []
     assert wrong == []
 
 
-IN_THE_DARK = ["color-contrast", "scrollable-region-focusable", "target-size"]
-OF_EACH_KIND = {"index", "05_as_distance", "runs/images", "notation", "appendix/status"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(page, marks=() if page in OF_EACH_KIND else pytest.mark.weekly)
-        for page in PAGES
-    ],
-)
+@pytest.mark.weekly
+@pytest.mark.parametrize("name", [page for page in PAGES if page not in OF_EACH_KIND])
 def test_page_on_a_telephone_in_the_dark(browser_page, name):
-    """One page of each kind; the others, which have the same style sheet, once a week."""
+    """All pages have the style sheet of those that are looked at every time."""
     page, base, wrong = browser_page
     wrong.clear()
     open_page(page, f"{base}book/{name}.html")
     page.evaluate(UNFOLD)
-    page.set_viewport_size(NARROW)
-    set_theme(page, "dark")
-    assert violations(page, runOnly=IN_THE_DARK) == []
+    assert violations_on_a_telephone_in_the_dark(page) == []
     assert wrong == []
 
 

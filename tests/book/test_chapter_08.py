@@ -20,6 +20,8 @@ from asintrovae.data import toy_density
 from asintrovae.evaluation.evaluate import evaluate_features
 from asintrovae.evaluation.measures import moments
 
+pytestmark = pytest.mark.xdist_group("chapter_08")  # one worker makes its fixtures once
+
 
 def test_floor_of_the_checkerboard_is_a_poisson_expectation(generator):
     """One point per cell on average: summed with scipy over pairs of counts, and met by two real

@@ -17,6 +17,8 @@ from asintrovae.theory.batchnorm import evaluating
 from asintrovae.theory.networks import PUBLISHED_WIDTHS, conv_autoencoder
 from asintrovae.theory.objectives import Noise
 
+pytestmark = pytest.mark.xdist_group("chapter_09")  # one worker makes its fixtures once
+
 
 @pytest.fixture(scope="module")
 def digits():

@@ -28,6 +28,8 @@ from asintrovae.randomness import generator_for
 from asintrovae.running.loop import Loop
 from asintrovae.theory.batchnorm import evaluating
 
+pytestmark = pytest.mark.xdist_group("chapter_10")  # one worker makes its fixtures once
+
 RUNS = embedded("runs/mnist_laptop")
 MODELS = ("wgan_gp", "vae", "intro", "soft_intro", "as_intro")
 

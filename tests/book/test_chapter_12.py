@@ -19,6 +19,8 @@ from asintrovae.running.records import load_records, load_samples
 from asintrovae.sweeps.grid import read_grid
 from asintrovae.sweeps.status import DONE, status_of
 
+pytestmark = pytest.mark.xdist_group("chapter_12")  # one worker makes its fixtures once
+
 SWEEPS = ROOT / "book" / "training" / "sweeps"
 PARAMS = ROOT / "book" / "training" / "params"
 SETTINGS = [f"{dataset}-c{k}" for dataset in ("8gaussians", "checkerboard") for k in (1, 2, 3)]

@@ -16,6 +16,8 @@ from asintrovae.running.records import load_records, read_history
 from asintrovae.sweeps.grid import read_grid
 from asintrovae.sweeps.status import DONE, status_of
 
+pytestmark = pytest.mark.xdist_group("chapter_13")  # one worker makes its fixtures once
+
 DATASETS = ("mnist", "cifar10", "flowers64")
 CLAIMED = {"fid": -1, "psnr": 1, "ssim": 1, "mse": -1}
 

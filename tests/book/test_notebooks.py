@@ -7,9 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from importlib.metadata import requires
 
 import jupytext
+import matplotlib.pyplot as plt
 import nbformat
 import papermill
 import pytest
@@ -17,10 +19,11 @@ import torch
 import yaml
 from book_tools import tool
 from conftest import ROOT, TINY
+from IPython.core.inputtransformer2 import TransformerManager
 from own_sockets import own_sockets
 from PIL import Image
 
-from asintrovae import RunConfig, load_run
+from asintrovae import ParameterError, RunConfig, load_run
 from asintrovae.config import DATASETS
 from asintrovae.sweeps.grid import notebook_defaults, read_grid
 
@@ -55,6 +58,22 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def execute_here(path, parameters):
+    """Execute the code of a notebook in this process: what papermill does, without a kernel."""
+    notebook = papermill.parameterize.parameterize_notebook(
+        papermill.iorw.load_notebook_node(str(path)), parameters
+    )
+    namespace, python = {}, TransformerManager()
+    with (
+        torch.random.fork_rng(),
+        plt.rc_context({"backend": "agg"}),
+        warnings.catch_warnings(action="ignore"),
+    ):
+        for cell in code_cells(notebook):
+            exec(python.transform_cell(cell.source), namespace)
+        plt.close("all")
+
+
 def compared(notebook):
     """Code cells whose text outputs nbval compares."""
     free = {"nbval-ignore-output", "nbval-skip"}
@@ -82,17 +101,22 @@ def test_nbval_compares_outputs_of_the_chapter(path):
     assert len(compared(notebook)) >= 5
 
 
-QUICKEST = "05_as_distance"
-"""The chapter whose changed outputs are looked for every time; those of the others once a week."""
+def test_a_changed_output_is_noticed_and_only_it(tmp_path):
+    """In a small notebook every time; in those of the chapters once a week, below."""
+    notebook = nbformat.v4.new_notebook()
+    for count in range(3):
+        cell = nbformat.v4.new_code_cell(f"print('number', {count})", execution_count=count + 1)
+        stored = 7 if count == 1 else count
+        cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=f"number {stored}\n")]
+        notebook.cells.append(cell)
+    nbformat.write(notebook, tmp_path / "small.ipynb")
+    result = nbval(tmp_path / "small.ipynb", cwd=tmp_path)
+    assert re.findall(r"^FAILED .*::Cell (\d+)", result.stdout, flags=re.MULTILINE) == ["1"]
+    assert "1 failed, 2 passed" in result.stdout
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=() if path.stem == QUICKEST else pytest.mark.weekly)
-        for path in CHAPTERS
-    ],
-)
+@pytest.mark.weekly
+@each_chapter
 def test_changed_outputs_are_noticed_and_only_they(path, tmp_path):
     """A comparison that cannot fail would pass above, too.
 
@@ -323,9 +347,8 @@ def test_papermill_run_leaves_everything_and_repeats(path, tiny_runs):
     assert result.returncode == 0, result.stdout[-4000:]
 
 
-def test_images_notebook_runs_without_an_encoder_and_in_colour(tmp_path, monkeypatch, generator):
+def test_images_notebook_runs_without_an_encoder_and_in_colour(tmp_path, generator):
     """WGAN-GP, on a folder, whose sheets of noise, which compresses worst, stay small."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for i in range(40):
         pixels = torch.randint(256, (64, 64, 3), dtype=torch.uint8, generator=generator)
         Image.fromarray(pixels.numpy()).save(tmp_path / f"{i}.png")
@@ -338,13 +361,7 @@ def test_images_notebook_runs_without_an_encoder_and_in_colour(tmp_path, monkeyp
         "feature_network": None,
     }
     parameters = {**TINY, **here, "iterations": 2, "warmup": None, "run_dir": str(run_dir)}
-    papermill.execute_notebook(
-        BOOK / "training" / "images.ipynb",
-        None,
-        parameters,
-        progress_bar=False,
-        config=own_sockets(),
-    )
+    execute_here(BOOK / "training" / "images.ipynb", parameters)
     assert load_run(run_dir).record["metrics"] == {"evaluation_samples": 4}
     assert (run_dir / "samples.png").stat().st_size < 150_000
     assert (run_dir / "interpolation.png").stat().st_size < 150_000
@@ -352,12 +369,11 @@ def test_images_notebook_runs_without_an_encoder_and_in_colour(tmp_path, monkeyp
 
 @pytest.mark.parametrize(
     ("count", "tests", "pairs"),
-    [(50, 5, 2), pytest.param(30, 3, 1, marks=pytest.mark.weekly), (2, 1, 4)],
+    [(50, 5, 2), (30, 3, 1), (2, 1, 4)],
 )
 def test_images_notebook_draws_as_many_images_as_there_are(
-    tmp_path, monkeypatch, generator, count, tests, pairs
+    tmp_path, generator, count, tests, pairs
 ):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for i in range(count):
         pixels = torch.randint(256, (16, 16, 3), dtype=torch.uint8, generator=generator)
         Image.fromarray(pixels.numpy()).save(tmp_path / f"{i:02d}.png")
@@ -370,13 +386,7 @@ def test_images_notebook_draws_as_many_images_as_there_are(
         "feature_network": None,
     }
     parameters = {**TINY, **here, "iterations": 2, "warmup": None, "run_dir": str(run_dir)}
-    papermill.execute_notebook(
-        BOOK / "training" / "images.ipynb",
-        None,
-        parameters,
-        progress_bar=False,
-        config=own_sockets(),
-    )
+    execute_here(BOOK / "training" / "images.ipynb", parameters)
     pictures = {path.stem: Image.open(path).size for path in (run_dir / "pictures").iterdir()}
     rows = {f"path-{i + 1}": (16 * 16, 16) for i in range(pairs)}
     assert pictures == rows | dict.fromkeys(
@@ -395,29 +405,36 @@ WRONG = ({"iterations": "many"}, "iterations='many': must be a whole number, suc
 TOY, IMAGES = BOOK / "training" / "toy.ipynb", BOOK / "training" / "images.ipynb"
 
 
-@pytest.mark.parametrize(
+each_refusal = pytest.mark.parametrize(
     ("path", "parameters", "message"),
     [
-        pytest.param(TOY, *UNKNOWN, id="toy-unknown"),
-        pytest.param(IMAGES, *WRONG, id="images-wrong"),
-        pytest.param(TOY, *WRONG, id="toy-wrong", marks=pytest.mark.weekly),
-        pytest.param(IMAGES, *UNKNOWN, id="images-unknown", marks=pytest.mark.weekly),
+        pytest.param(path, *refused, id=f"{path.stem}-{name}")
+        for path in (TOY, IMAGES)
+        for name, refused in {"unknown": UNKNOWN, "wrong": WRONG}.items()
     ],
 )
-def test_a_bad_parameter_stops_the_run_before_training(
-    path, tmp_path, parameters, message, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
+
+
+@each_refusal
+def test_a_bad_parameter_stops_the_run_before_training(path, tmp_path, parameters, message):
+    run_dir = tmp_path / "run"
+    with pytest.raises(ParameterError, match=f"^{re.escape(message)}$"):
+        execute_here(path, {**parameters, "run_dir": str(run_dir)})
+    assert not run_dir.exists()
+
+
+def test_papermill_names_a_bad_parameter_last(tmp_path):
+    """After the traceback of the kernel's cell."""
+    parameters, message = UNKNOWN
     with pytest.raises(papermill.PapermillExecutionError) as caught:
         papermill.execute_notebook(
-            path,
-            "out.ipynb",
-            {**parameters, "run_dir": "run"},
+            TOY,
+            str(tmp_path / "out.ipynb"),
+            {**parameters, "run_dir": str(tmp_path / "run")},
             progress_bar=False,
             config=own_sockets(),
         )
     assert str(caught.value).strip().endswith(f"ParameterError: {message}")
-    assert not (tmp_path / "run").exists()
 
 
 def test_notebooks_hold_no_path_of_a_machine():

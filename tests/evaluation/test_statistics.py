@@ -125,9 +125,10 @@ def test_equivalence_is_found_where_it_holds_and_at_the_margin_as_seldom_as_it_s
         pairs = np.exp(draw.normal(0, 0.3, (TRIALS, 2, seeds)))
         return np.mean([equivalence(true_ratio * a, b, 1.5) < 0.05 for a, b in pairs])
 
-    assert found(1.0, 20) > 0.95
+    of_twenty = found(1.0, 20)
+    assert of_twenty > 0.95
     assert found(1.5, 20) == pytest.approx(0.05, abs=0.02)
-    assert found(1.0, 5) < found(1.0, 10) < found(1.0, 20)
+    assert found(1.0, 5) < found(1.0, 10) < of_twenty
 
 
 def test_power_grows_with_the_seeds_and_gives_their_number(draw):

@@ -142,12 +142,8 @@ def test_a_program_that_still_holds_processes_that_load_data_ends():
     assert subprocess.run([sys.executable, "-c", HOLDING], timeout=100).returncode == 0
 
 
-def test_processes_that_train_launches_are_ended_in_order(tmp_path):
-    """In one run one of them dies, and the caller says so in one line; in another the caller is
-    asked to end."""
-    small = {"devices": 2, "iterations": 10**6, "checkpoint_every": 10**6, "log_every": 10**6}
-    config = config_of(tmp_path / "dies", **small)
-    forked = Forked(config, launched=True)
+def launched_by(forked):
+    """All processes below a run that launches its own, once it trains; and the two that train."""
     forked.wait_until_it_trains()
     family = psutil.Process(forked.processes[0].pid).children(recursive=True)
     workers = [
@@ -156,6 +152,22 @@ def test_processes_that_train_launches_are_ended_in_order(tmp_path):
         if "asintrovae.running.worker" in p.cmdline() and "torch.distributed.run" not in p.cmdline()
     ]
     assert len(workers) == 2
+    return family, workers
+
+
+def test_processes_that_train_launches_are_ended_in_order(tmp_path):
+    """A caller is killed: they save, and end by themselves, or they would write beside the next
+    ones. In another run one of them dies, and the caller says so in one line; in a third the caller
+    is asked to end."""
+    small = {"devices": 2, "iterations": 10**6, "checkpoint_every": 10**6, "log_every": 10**6}
+    forked = Forked(config_of(tmp_path / "gone", **small), launched=True)
+    family, _ = launched_by(forked)
+    assert forked.kill(0)
+    assert not psutil.wait_procs(family, timeout=60)[1]
+    assert load_checkpoint(tmp_path / "gone").meta["iteration"] > 0
+    config = config_of(tmp_path / "dies", **small)
+    forked = Forked(config, launched=True)
+    family, workers = launched_by(forked)
     workers[1].kill()
     assert forked.end() == [1]
     line = (

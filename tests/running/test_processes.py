@@ -160,11 +160,13 @@ def test_a_run_of_two_processes_is_that_of_one(tmp_path, model_name):
     torch.testing.assert_close(others, weights, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("killed", ["kernel", pytest.param("papermill", marks=pytest.mark.weekly)])
+@pytest.mark.weekly
+@pytest.mark.parametrize("killed", ["kernel", "papermill"])
 def test_a_killed_run_of_two_processes_goes_on_from_papermill(tmp_path, killed):
     """The processes save, and must end by themselves, or they would write beside the next ones.
 
-    The two who can be killed tell the processes in the same way, by being gone.
+    The two who can be killed tell the processes in the same way, by being gone; each time that is
+    looked at without papermill, by test_processes_that_train_launches_are_ended_in_order.
     """
     run_dir = tmp_path / "run"
     small = {
