@@ -164,22 +164,28 @@ def as_distance(
         side = "rg"[counts.index(1)]
         needs = "estimator='u' needs at least 2; use estimator='v'"
         raise ValueError(f"mu_{side} holds 1 example: {needs}")
-    dtypes = (t.dtype for t in (mu_r, var_r, mu_g, var_g))
-    dtype = reduce(torch.promote_types, dtypes, torch.float32)
-    # shared, such small work would leave other threads waiting at full speed
-    with torch_threads(1):
-        mean, var = torch.cat((mu_r, mu_g)).to(dtype), torch.cat((var_r, var_g)).to(dtype)
+    given = (mu_r, var_r, mu_g, var_g)
     options = Options(KERNELS[kernel][1], counts, estimator)
-    distances = [_smoothed_distance(mean, var, h, kernel, options) for h in bandwidths]
+    distances = [_smoothed_distance(*given, h, kernel, options) for h in bandwidths]
     return distances[0] if len(distances) == 1 else torch.stack(distances).mean()
 
 
 def _smoothed_distance(
-    mean: Tensor, var: Tensor, bandwidth: float, kernel: str, options: Options
+    mu_r: Tensor,
+    var_r: Tensor,
+    mu_g: Tensor,
+    var_g: Tensor,
+    bandwidth: float,
+    kernel: str,
+    options: Options,
 ) -> Tensor:
-    """Return D for one bandwidth from means and variances (N + M, n) of both batches."""
+    """Return `as_distance` for one bandwidth."""
+    dtypes = (t.dtype for t in (mu_r, var_r, mu_g, var_g))
+    dtype = reduce(torch.promote_types, dtypes, torch.float32)
     log_scale = None
+    # shared, such small work would leave other threads waiting at full speed
     with torch_threads(1):
+        mean, var = torch.cat((mu_r, mu_g)).to(dtype), torch.cat((var_r, var_g)).to(dtype)
         if bandwidth > 0:
             # a negative number is no variance and stays as it is, so that the error names it
             var = torch.where(var >= 0, var + bandwidth / 2, var)
