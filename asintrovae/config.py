@@ -19,7 +19,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     ValidationInfo,
     model_validator,
@@ -150,11 +152,18 @@ def _list(value: Any, info: ValidationInfo) -> Any:
     """Return a list or tuple; a set has no order, and a generator may have no end."""
     if isinstance(value, (list, tuple)):
         return value
-    example = list(RunConfig.model_fields[str(info.field_name)].default) or [1000]
+    default = RunConfig.model_fields[str(info.field_name)].default
+    example = (list(default) if isinstance(default, tuple) else [default]) or [1000]
     listed = isinstance(value, str) and re.fullmatch(r"\[[\d., e-]{1,60}\]", value)
     passed = f'-y "{info.field_name}: {value if listed else example}"'
     ways = f"papermill passes a list by {passed} or by a file (-f)"
     raise ValueError(f"must be a list, such as {example}; {ways}")
+
+
+def _one_or_several(value: Any) -> str:
+    """Return whether a value is meant as a number or as a list."""
+    listed = isinstance(value, str) and value.startswith("[")
+    return "several" if listed or isinstance(value, (list, tuple)) else "one"
 
 
 def _text(value: Any) -> Any:
@@ -176,6 +185,11 @@ Processes = Annotated[int, Field(ge=1, le=1024), Whole]
 Weight = Annotated[float, Field(ge=0, le=1e9), Number]
 Share = Annotated[float, Field(ge=0, le=1), Number]
 Decay = Annotated[float, Field(ge=0, lt=1), Number]
+Bandwidth = Annotated[
+    Annotated[Weight, Tag("one")]
+    | Annotated[tuple[Weight, ...], Field(min_length=1, max_length=16), List, Tag("several")],
+    Discriminator(_one_or_several),
+]
 Precision = Literal["32-true", "bf16-mixed"]
 Device = Annotated[str, Field(strict=True, pattern=r"^(auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?)$")]
 PathName = Annotated[
@@ -262,8 +276,11 @@ class RunConfig(BaseModel):
     kl_annealing: Share = 0.0
     """share of the run over which β_kl rises to its value.
     It begins at a tenth of it."""
-    kernel: Literal["mean", "product", "prior"] = "mean"
-    """of the AS-Distance: mean, product or prior (as_intro)."""
+    kernel: Literal["mean", "product", "prior", "tempered"] = "mean"
+    """of the AS-Distance: mean, product, prior or tempered."""
+    bandwidth: Bandwidth = 0.0
+    """h: D of posteriors convolved with N(0, h/2).
+    A list of up to 16 numbers takes the mean of their D."""
     estimator: Literal["v", "u"] = "v"
     """of the AS-Distance: v (all pairs) or u (unbiased)."""
     pairing: Literal["reconstructed", "real"] = "reconstructed"

@@ -47,7 +47,7 @@ class Options(NamedTuple):
     """The sum that is asked for.
 
     Attributes:
-        reduction: of the kernel over the axes, "mean" or "product".
+        reduction: of the kernel over the axes, "mean", "product" or its n-th root, "tempered".
         counts: N and M, how many of the examples are reconstructed and generated.
         estimator: "v" with the pairs i = i, or "u" without them.
         keep: the gradient is formed, too.
@@ -108,7 +108,7 @@ class PairSum(torch.autograd.Function):
     D is a scalar, so its gradient is known up to a factor as soon as D is: it is formed while a
     pair's numbers are at hand, and kept. Nothing of the size of the pairs is kept, and the backward
     pass has nothing to compute again. The kernel is exp(s_i + s_j) Π_d N(μ_d - μ'_d; 0, λ_d + λ'_d)
-    with log-scales s of the "prior" kernel, or the mean over d.
+    with log-scales s of the "prior" kernel, or without them its n-th root, or the mean over d.
     """
 
     @staticmethod
@@ -146,11 +146,12 @@ class PairSum(torch.autograd.Function):
             log_2 = None if log_scale is None else (log_scale / LN_2).reshape(-1, count)
             sums = sum_over_pairs(z, log_2, options, 1 if z.is_cuda else available)
             factor = math.sqrt(2 * LN_2) / n if options.reduction == "mean" else 1.0
+            slope = 1 / n if options.reduction == "tempered" else factor
             found = [(sums.value * factor).reshape(outer)]
             if options.keep:
-                d_mean = (sums.columns[0] - sums.rows[0]) * (2 * LN_2 * factor)
-                d_var = (sums.columns[1] + sums.rows[1]) * (-LN_2 * factor)
-                found += [slope.mT.reshape(mean.shape) for slope in (d_mean, d_var)]
+                d_mean = (sums.columns[0] - sums.rows[0]) * (2 * LN_2 * slope)
+                d_var = (sums.columns[1] + sums.rows[1]) * (-LN_2 * slope)
+                found += [slopes.mT.reshape(mean.shape) for slopes in (d_mean, d_var)]
             if options.keep and log_2 is not None:
                 found.append(sums.scale.reshape(*outer, count))
             return tuple(found)
@@ -284,14 +285,16 @@ def over_strip(
     weights = pair_weights(options, i, height, work)
     rows = z.narrow(-1, i, height).unsqueeze(-1)
     constant = 0.5 * n * math.log2(LN_2 / math.pi)
-    logs: Tensor | float | None = constant if options.reduction == "product" else None
+    logs: Tensor | float | None = None if options.reduction == "mean" else constant
+    power = 1 / n if options.reduction == "tempered" else 1.0
     for j in range(i, count, width):
         size = min(width, count - j)
         columns = z.narrow(-1, j, size).unsqueeze(-2)
         if log_2 is not None:
             logs = log_2[:, i : i + height, None] + (log_2[:, None, j : j + size] + constant)
         buffers = Buffers.within(work, sets, n, height, size)
-        kernel, live = weighted_kernel(buffers, rows, columns, weights.narrow(1, j, size), logs)
+        tile = weights.narrow(1, j, size)
+        kernel, live = weighted_kernel(buffers, rows, columns, tile, logs, power)
         sums.value.add_(kernel.flatten(1).sum(1))
         if not options.keep:
             continue
@@ -328,7 +331,12 @@ def pair_weights(options: Options, i: int, height: int, like: Tensor) -> Tensor:
 
 
 def weighted_kernel(
-    buffers: Buffers, rows: Tensor, columns: Tensor, weights: Tensor, logs: Tensor | float | None
+    buffers: Buffers,
+    rows: Tensor,
+    columns: Tensor,
+    weights: Tensor,
+    logs: Tensor | float | None,
+    power: float,
 ) -> tuple[Tensor, Tensor]:
     """Return W k of a tile, and the same with 0 where k is held at its largest value.
 
@@ -341,6 +349,7 @@ def weighted_kernel(
         columns: the same, (2, L, n, 1, J).
         weights: W, (I, J).
         logs: log of a pair's scale to the base 2, a number or (L, I, J); None for "mean".
+        power: of the product kernel.
     """
     (row_mean, row_var), (column_mean, column_var) = rows, columns
     root, kernel, ratio, square, _ = buffers
@@ -355,6 +364,8 @@ def weighted_kernel(
     sets, n, *pairs = root.shape
     factors = root.view(sets, -1, math.gcd(n, 4), *pairs).prod(2)
     log_2 = (factors.log2_().sum(1) - square.sum(1) + logs).unsqueeze(1)
+    if power != 1:
+        log_2.mul_(power)
     limit = largest_log(log_2.dtype) / LN_2
     weighted = log_2.clamp(max=limit).exp2_().mul_(weights)
     return weighted, weighted.masked_fill(log_2 > limit, 0)

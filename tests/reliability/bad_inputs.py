@@ -61,6 +61,9 @@ def wrong(kind: dict[str, Any]) -> st.SearchStrategy[Any]:
         return wrong(next(option for option in kind["anyOf"] if option["type"] != "null")).filter(
             lambda x: x is not None
         )
+    if "oneOf" in kind:  # a number or a list
+        number, several = kind["oneOf"]
+        return wrong(number) | wrong(several).filter(lambda x: isinstance(x, list))
     anything = WORDS | LONG | STRANGE | NOT_FINITE | st.none()
     if kind["type"] in ("integer", "number"):
         fractions = (

@@ -18,6 +18,7 @@ KERNELS = {
     "mean": ("lebesgue", "mean"),
     "product": ("lebesgue", "product"),
     "prior": ("prior", "product"),
+    "tempered": ("lebesgue", "tempered"),
 }
 
 
@@ -54,7 +55,8 @@ def exact_kernel(a, b, kernel, largest):
     logs = [exact_log_axis(*p, *q, weight) for p, q in zip(a, b, strict=True)]
     if reduction == "mean":
         return mpmath.fsum(map(mpmath.exp, logs)) * mpmath.sqrt(2 * mpmath.pi) / len(logs)
-    return min(mpmath.exp(mpmath.fsum(logs)), mpmath.mpf(largest))
+    power = mpmath.mpf(1) / (len(logs) if reduction == "tempered" else 1)
+    return min(mpmath.exp(power * mpmath.fsum(logs)), mpmath.mpf(largest))
 
 
 def exactly(mean, var):
@@ -84,8 +86,8 @@ def draws(count, sizes):
     """Seeded cases: kernel, estimator, and the four inputs of as_distance."""
     generator = torch.Generator().manual_seed(20220724)
     for case in range(count):
-        kernel, estimator = list(KERNELS)[case % 3], "vu"[case // 3 % 2]
-        n = sizes[case % len(sizes)]
+        kernel, estimator = list(KERNELS)[case % 4], "vu"[case // 4 % 2]
+        n = sizes[(case + case // 4) % len(sizes)]  # each kernel meets each size
         N, M = (int(torch.randint(2, 5, (), generator=generator)) for _ in range(2))
         yield case, kernel, estimator, generator, N, M, n
 

@@ -137,6 +137,9 @@ small = st.fixed_dictionaries(
         "decoder_std": st.just(0.0) | st.floats(0, 1e9),
         "fourier_features": st.integers(0, 8),
         "kernel": st.sampled_from(FIELDS["kernel"]["enum"]),
+        "bandwidth": st.floats(0, 10)
+        | st.just(1e9)
+        | st.lists(st.floats(0, 10), min_size=1, max_size=3),
         "estimator": st.sampled_from(["v", "u"]),
         "pairing": st.sampled_from(FIELDS["pairing"]["enum"]),
         "squash": st.booleans(),

@@ -70,7 +70,7 @@ def distances():
     """D of the whole batch with its gradients, by kernel and estimator; each process holds its
     share of the rows."""
     found = {}
-    for kernel in ("mean", "product", "prior"):
+    for kernel in ("mean", "product", "prior", "tempered"):
         for estimator in ("v", "u"):
             leaves = posteriors()
             q_r, q_g = (Gaussian(*gather(Gaussian(*map(share, leaf)))) for leaf in leaves)
@@ -97,6 +97,7 @@ def phases():
     for objective in (
         ASIntroVAE(**weights, distance_weight=30.0),
         ASIntroVAE(**weights, distance_weight=30.0, pairing="real"),
+        ASIntroVAE(**weights, distance_weight=30.0, kernel="tempered", bandwidth=1.0),
         ASIntroVAE(**weights, distance_reduction="sum", squash=True, distance_weight_decoder=30.0),
         IntroVAE(margin=2.0, hinge="batch"),
     ):

@@ -71,6 +71,8 @@ def test_a_member_reproduces_the_single_run_of_its_seed(tmp_path, model):
     [
         {"kernel": "product"},
         {"kernel": "prior", "estimator": "u", "pairing": "real"},
+        {"kernel": "tempered", "bandwidth": 1.0, "pairing": "real"},
+        {"bandwidth": (0.5, 2.0)},
         {"distance_reduction": "sum", "squash": True, "squash_kl": True, "detach_fakes": False},
         {"decoder_std": 0.1, "latent_dim": 4},
         {"fourier_features": 3},

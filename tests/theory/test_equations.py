@@ -248,15 +248,17 @@ def test_soft_intro_losses(setting):
 
 @equation("eq-as-mixed", "eq-as-encoder", "eq-as-decoder")
 @pytest.mark.parametrize("pairing", ["reconstructed", "real"])
-@pytest.mark.parametrize("kernel", ["mean", "product", "prior"])
-def test_as_intro_losses(setting, pairing, kernel):
+@pytest.mark.parametrize(
+    ("kernel", "bandwidth"),
+    [("mean", 0.0), ("product", 0.0), ("prior", 0.0), ("tempered", 0.0), ("mean", (0.5, 2.0))],
+)
+def test_as_intro_losses(setting, pairing, kernel, bandwidth):
     real, (_, kl_r, *r), (_, kl_g, *g) = parts(*setting)
     c = annealing_weight(0.1, 1)
     other = r if pairing == "reconstructed" else real[2:]
-    distance = 3.0 * as_distance(*other, *g, kernel)
-    objective = ASIntroVAE(
-        0.7, 1.3, 0.4, gamma_r=0.1, kernel=kernel, pairing=pairing, distance_weight=3.0
-    )
+    distance = 3.0 * as_distance(*other, *g, kernel, bandwidth=bandwidth)
+    options = {"kernel": kernel, "bandwidth": bandwidth, "pairing": pairing}
+    objective = ASIntroVAE(0.7, 1.3, 0.4, gamma_r=0.1, distance_weight=3.0, **options)
     encoder, decoder = expected_soft(
         setting, c * kl_r + (1 - c) * distance, c * kl_g + (1 - c) * distance
     )

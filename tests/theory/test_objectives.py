@@ -7,7 +7,7 @@ import torch
 from conftest import MODELS, build, tiny_config
 from torch.func import functional_call, stack_module_state, vmap
 
-from asintrovae import Gaussian, annealing_weight, as_distance, build_objective
+from asintrovae import ASIntroVAE, Gaussian, annealing_weight, as_distance, build_objective
 from asintrovae.randomness import generator_for
 from asintrovae.running.loop import Loop, only_learning
 from asintrovae.theory.networks import mlp_autoencoder, mlp_gan
@@ -162,7 +162,8 @@ def test_c_by_the_published_code_s_schedule(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "terms"), [("mean", 32**2 * 2), ("product", 32**2), ("prior", 32**2)]
+    ("kernel", "terms"),
+    [("mean", 32**2 * 2), ("product", 32**2), ("prior", 32**2), ("tempered", 32**2)],
 )
 def test_the_summed_distance_counts_its_terms_in_the_encoder_phase_alone(tmp_path, kernel, terms):
     """Pairs, and where the kernel is a mean over the axes, axes."""
@@ -277,3 +278,60 @@ def test_penalty_is_finite_where_the_critic_is_flat():
     loss.backward()
     assert terms["penalty"] == 1.0
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+class Collapsed:
+    """A decoder that ignores z, and an encoder with one mean for real images and one for fakes.
+
+    Attributes:
+        means: of the posteriors of real and of generated images on the one latent axis, (2,).
+    """
+
+    def __init__(self, means):
+        self.means = means
+
+    def decode(self, z):
+        return torch.zeros(len(z), 2, dtype=z.dtype)
+
+    def encode(self, x):
+        mean = torch.where(x.any(1, keepdim=True), self.means[0], self.means[1])
+        return Gaussian(mean, torch.zeros_like(mean))
+
+
+def hessian_at_collapse(objective):
+    """Second derivatives of the encoder's loss in the two means, by differences of its gradient."""
+    x, noise = torch.ones(4, 2).double(), Noise(*torch.zeros(5, 4, 1).double())
+
+    def gradient(means):
+        means = means.clone().requires_grad_()
+        loss, _ = objective.encoder_loss(Collapsed(means), x, noise, 0.0)
+        return torch.autograd.grad(loss, means)[0]
+
+    steps = 1e-4 * torch.eye(2, dtype=torch.float64)
+    return torch.stack([(gradient(step) - gradient(-step)) / 2e-4 for step in steps])
+
+
+def test_collapse_is_a_saddle_in_which_d_parts_real_from_generated_images():
+    """At C1 and c = 0 both move, apart; at c = 1 real images are held, only fakes move."""
+    real = {"beta_rec": 0.2, "beta_kl": 0.3, "beta_neg": 0.9, "pairing": "real"}
+    values, vectors = torch.linalg.eigh(hessian_at_collapse(ASIntroVAE(**real, c=0.0)))
+    assert values.tolist() == pytest.approx([-0.570, 0.084], abs=1e-3)
+    apart = vectors[:, 0] * vectors[1, 0].sign()
+    assert apart.tolist() == pytest.approx([-0.62, 0.78], abs=5e-3)
+    at_one = hessian_at_collapse(ASIntroVAE(**real, c=1.0))
+    torch.testing.assert_close(at_one, torch.diag(torch.tensor([0.15, -0.45]).double()))
+    paired = hessian_at_collapse(ASIntroVAE(0.2, 0.3, 0.9, c=0.0))  # with reconstructions
+    torch.testing.assert_close(paired, torch.diag(torch.tensor([0.15, 0.0]).double()))
+
+
+@pytest.mark.parametrize(("bandwidth", "weight", "c"), [(0.0, 1.0, 0.0), (1.0, 10.0, 0.5)])
+def test_the_hessian_at_collapse_in_closed_form(bandwidth, weight, c):
+    """D of two shifts is 2 (2 + h)^(-1/2) (1 - exp(-δ²/(4 + 2h))), of slope 2 (2 + h)^(-3/2) δ."""
+    kappa, beta_kl, beta_neg = 0.5, 0.5, 0.9
+    push = beta_neg * (1 - c) * weight * 2 * (2 + bandwidth) ** -1.5
+    expected = [[beta_kl - push, push], [push, -push - c * beta_neg]]
+    objective = ASIntroVAE(
+        0.2, beta_kl, beta_neg, pairing="real", distance_weight=weight, c=c, bandwidth=bandwidth
+    )
+    found = hessian_at_collapse(objective)
+    torch.testing.assert_close(found, kappa * torch.tensor(expected).double(), rtol=1e-5, atol=1e-6)

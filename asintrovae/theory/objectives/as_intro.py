@@ -65,6 +65,7 @@ class ASIntroVAE(SoftIntroVAE):
         detach_fakes: False leaves out the sg of R(sg x_r) in the encoder phase, as published in
             code.
         kernel: of D, as in `as_distance`.
+        bandwidth: h ≥ 0 of the kernel, as in `as_distance`; several give the mean of their D.
         estimator: of D, as in `as_distance`.
         pairing: D of generated images against "reconstructed" ones, as published in code, or
             against "real" ones (Eq. 3).
@@ -75,14 +76,15 @@ class ASIntroVAE(SoftIntroVAE):
             `annealing_weight`.
         c_schedule: of the annealed c, as in `annealing_weight`.
         distance_reduction: D of the encoder phase, a "mean" over pairs and latent axes or a "sum",
-            which is B² n times it (B² times where the kernel is a product); the decoder phase has
-            the mean.
+            which is B² n times it (B² times for every kernel but "mean"); the decoder phase has the
+            mean.
         distance_weight_decoder: weight of D in the decoder phase, where D stands twice; None:
             distance_weight.
         squash_kl: in the decoder phase KL(x_s), too, is of the posterior with tanh(μ), tanh(log λ).
     """
 
-    kernel: Literal["mean", "product", "prior"] = "mean"
+    kernel: Literal["mean", "product", "prior", "tempered"] = "mean"
+    bandwidth: float | tuple[float, ...] = 0.0
     estimator: Literal["v", "u"] = "v"
     pairing: Literal["reconstructed", "real"] = "reconstructed"
     squash: bool = False
@@ -127,9 +129,8 @@ class ASIntroVAE(SoftIntroVAE):
         q_g = Gaussian(*gather(q_g))
         if self.squash:
             q_other, q_g = squashed(q_other), squashed(q_g)
-        distance = as_distance(
-            q_other.mean, q_other.var, q_g.mean, q_g.var, self.kernel, self.estimator
-        )
+        given = (q_other.mean, q_other.var, q_g.mean, q_g.var)
+        distance = as_distance(*given, self.kernel, self.estimator, self.bandwidth)
         if phase == "decoder":
             return unless(self.distance_weight_decoder, self.distance_weight) * distance
         if self.distance_reduction == "sum":
