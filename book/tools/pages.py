@@ -20,6 +20,8 @@ from sphinx.config import Config
 WORDS_PER_MINUTE = 200
 """Of prose, read to be understood; formulas and code come on top."""
 CHAPTER = re.compile(r"book/\d\d_\w+")
+NOTEBOOK = re.compile(r"book/(\d\d_\w+|index|found)")
+"""Pages whose text is in book/src."""
 RUN = re.compile(r"book/runs/(\w+)")
 
 
@@ -98,7 +100,7 @@ def point_to_sources(
         button for group in context.get("header_buttons", []) for button in group.get("buttons", [])
     ):
         url = button.get("url", "")
-        if "/edit/" in url and (run or CHAPTER.fullmatch(page)):
+        if "/edit/" in url and (run or NOTEBOOK.fullmatch(page)):
             button["url"] = url.replace(f"{page}.ipynb", f"{source}.md")
         elif "/blob/" in url:
             button["url"] = url.replace(f"{page}.ipynb", f"{notebook}.ipynb")

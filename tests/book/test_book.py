@@ -250,7 +250,7 @@ def test_page_in_a_browser(browser_page, name):
 
 
 IN_THE_DARK = ["color-contrast", "scrollable-region-focusable", "target-size"]
-OF_EACH_KIND = {"index", "05_as_distance", "runs/images", "notation", "appendix/status"}
+OF_EACH_KIND = {"index", "found", "05_as_distance", "runs/images", "notation", "appendix/status"}
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_page_on_a_telephone_in_the_dark(browser_page, name):
 def test_pages_opened_as_files_are_complete(built_book, browser_page):
     page, _, wrong = browser_page
     wrong.clear()
-    for name in ("index", "notation", "05_as_distance", "06_as_introvae", "runs/toy"):
+    for name in ("index", "found", "notation", "05_as_distance", "06_as_introvae", "runs/toy"):
         open_page(page, (built_book / "book" / f"{name}.html").as_uri())
         assert page.locator("article .math").evaluate_all(SILENT) == []
         fonts = page.evaluate("[...document.fonts].map(font => font.status)")

@@ -27,12 +27,15 @@ from asintrovae.sweeps.grid import notebook_defaults, read_grid
 BOOK = ROOT / "book"
 HELPERS = ROOT / "tests" / "helpers"
 CHAPTERS = sorted(BOOK.glob("[0-9]*.ipynb"))
+PAGES = [BOOK / "index.ipynb", BOOK / "found.ipynb"]
+"""Pages that are notebooks, too: they show results, and are in no mould."""
 TRAINING = sorted((BOOK / "training").glob("*.ipynb"))
 SCORES = {f"{measure}_mnist_classifier" for measure in ("frechet", "precision", "recall")}
 
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+each_executed = pytest.mark.parametrize("path", CHAPTERS + PAGES, ids=lambda p: p.stem)
 each_template = pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
-each_notebook = pytest.mark.parametrize("path", CHAPTERS + TRAINING, ids=lambda p: p.stem)
+each_notebook = pytest.mark.parametrize("path", CHAPTERS + PAGES + TRAINING, ids=lambda p: p.stem)
 
 
 NBVAL = ["-m", "pytest", "--nbval", "-q", "-rf", "-p", "no:cacheprovider", "-p", "own_sockets"]
@@ -62,7 +65,7 @@ def compared(notebook):
     return [cell for cell in cells if any("text" in output for output in cell.outputs)]
 
 
-@each_chapter
+@each_executed
 def test_chapter_executes_and_matches_its_outputs(path, reader, tmp_path):
     """With the wheel alone, no network, one thread and no vector instructions: far from where the
     outputs were stored."""
@@ -138,7 +141,7 @@ def test_chapters_import_nothing_that_the_wheel_does_not_require():
         for line in requires("asintrovae")
         if "extra ==" not in line
     }
-    for path in CHAPTERS + TRAINING:
+    for path in CHAPTERS + PAGES + TRAINING:
         source = "\n".join(
             re.sub(r"(?m)^(\s*)%.*", r"\1pass", cell.source)
             for cell in code_cells(nbformat.read(path, as_version=4))
@@ -152,7 +155,7 @@ def test_chapters_import_nothing_that_the_wheel_does_not_require():
             )
 
 
-@each_chapter
+@each_executed
 def test_stored_outputs_are_those_of_this_code(path):
     assert not tool("execute").stale(path), "outputs are stale: make chapters"
 
@@ -414,6 +417,6 @@ def test_a_bad_parameter_stops_the_run_before_training(
 
 
 def test_notebooks_hold_no_path_of_a_machine():
-    for path in CHAPTERS + TRAINING:
+    for path in CHAPTERS + PAGES + TRAINING:
         text = json.dumps(nbformat.read(path, as_version=4))
         assert not re.search(r"/(home|root|work|tmp|Users)/", text)
