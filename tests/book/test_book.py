@@ -357,12 +357,40 @@ def test_a_page_can_be_walked_by_keyboard(browser_page):
     assert wrong == []
 
 
+# How far things moved on the page since it was opened, by the browser's own measure.
+SHIFTS = """() => new Promise(done => {
+  let sum = 0;
+  new PerformanceObserver(list => {
+    for (const shift of list.getEntries()) sum += shift.hadRecentInput ? 0 : shift.value;
+  }).observe({ type: "layout-shift", buffered: true });
+  setTimeout(() => done(sum), 500);
+})"""
+
 WIDGETS = {
     "margin-game": "02_introvae",
     "kernel-explorer": "05_as_distance",
     "annealing-explorer": "06_as_introvae",
 }
 WIDGETS["training-player"] = "06_as_introvae"
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_the_picture_of_the_home_page_moves_by_itself_and_nothing_else_does(
+    built_book, browser_page, as_file
+):
+    """Its place is kept before it is drawn: what is read stays where it is."""
+    page, base, wrong = browser_page
+    wrong.clear()
+    for window in (WIDE, NARROW):
+        page.set_viewport_size(window)
+        page.goto(
+            (built_book / "book" / "index.html").as_uri() if as_file else f"{base}book/index.html"
+        )
+        page.wait_for_function("document.querySelector('.training-player input')?.value > 2")
+        shifts = page.evaluate(SHIFTS)
+        assert shifts < 0.1  # good, by the limits of Core Web Vitals
+        page.locator(".training-player").get_by_role("button", name="Pause").click()
+    assert as_file or wrong == []
 
 
 @pytest.mark.parametrize("as_file", [False, True])

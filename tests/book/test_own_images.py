@@ -57,7 +57,8 @@ def test_commands_train(command, pictures):
     assert run.config.devices == (2 if "devices" in command else 1)
     assert {"encoder.rec", "encoder.kl", "encoder.kl_g"} <= run.history[-1].keys()
     assert "active_units" in run.record["metrics"]
-    assert len(list((pictures / name / "progress").iterdir())) == 3
+    progress = {path.stem for path in (pictures / name / "progress").iterdir()}
+    assert progress == {"0000000", "0000002", "0000004", "0000006"}
 
 
 def test_code_uses_the_run(pictures, monkeypatch, capsys):
@@ -67,16 +68,15 @@ def test_code_uses_the_run(pictures, monkeypatch, capsys):
     monkeypatch.chdir(pictures)
     found = {}
     exec(CODE, found)
-    assert str(tuple(found["images"].shape)) in re.search(r"# (\(.*?\))", CODE)[1]
-    assert "(16, 3, 64, 64)" in str(capsys.readouterr().out.replace("torch.Size([", "(")).replace(
-        "])", ")"
-    )
+    assert capsys.readouterr().out.startswith("torch.Size([16, 3, 64, 64]) {")
     assert len(list(Path("samples").glob("0*.png"))) == 16
     both = read_row(Path("samples/reconstructed.png"))
     assert torch.allclose(both[:2], found["x"], atol=0.01)
     path = read_row(Path("samples/interpolation.png"))
     assert len(path) == 8
-    assert torch.allclose(path[[0, -1]], found["x_r"], atol=0.01)  # it ends at both images
+    assert torch.allclose(
+        path[[0, -1]], found["x_r"].clamp(0, 1), atol=0.01
+    )  # it ends at both images
 
 
 def test_the_table_of_presets_is_that_of_the_files():
