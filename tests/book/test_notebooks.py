@@ -120,6 +120,24 @@ def test_changed_outputs_are_noticed_and_only_they(path, tmp_path):
     assert failed == spoiled, result.stdout[-3000:]
 
 
+@pytest.mark.weekly
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_changed_number_in_a_table_of_a_page_is_noticed(path, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    cells = code_cells(notebook)
+    shown = [
+        output for cell in cells for output in cell.outputs if "text/html" in output.get("data", {})
+    ]
+    html = shown[-1]["data"]["text/html"]
+    shown[-1]["data"]["text/html"] = re.sub(
+        r"(?<=>)\d", lambda m: "7" if m[0] != "7" else "3", html, count=1
+    )
+    assert shown[-1]["data"]["text/html"] != html
+    nbformat.write(notebook, tmp_path / path.name)
+    result = nbval(tmp_path / path.name, cwd=tmp_path)
+    assert len(re.findall(r"^FAILED .*::Cell", result.stdout, flags=re.MULTILINE)) == 1
+
+
 @each_chapter
 def test_every_witness_says_true(path):
     """A stored False would match itself for ever."""
