@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1# the networks here are small: threads would wait for each other longer than they compute
 export PYTHONUNBUFFERED := 1
 
-NOTEBOOKS := $(wildcard book/[0-9]*.ipynb book/training/*.ipynb)
+NOTEBOOKS := $(wildcard book/*.ipynb book/training/*.ipynb)
 PACKAGE := $(shell find asintrovae -name '*.py' -o -name '*.js')
 RUNS := book/runs/toy.ipynb book/runs/images.ipynb
 PIP := $(BIN)/python -m pip install --progress-bar on --no-compile -c constraints.txt# Python compiles what it imports; all would take 40 s
@@ -39,7 +39,7 @@ chapters: .venv/installed ## execute the chapters whose code, package or pins ha
 
 tables: .venv/installed ## rebuild tables and figures of recorded runs from data/runs alone, in seconds
 	$(BIN)/asintrovae-sweep book/training/sweeps/*.yaml --table
-	$(BIN)/python book/tools/execute.py --force book/12_toy_results.ipynb book/13_image_results.ipynb
+	$(BIN)/python book/tools/execute.py --force book/12_toy_results.ipynb book/13_image_results.ipynb book/found.ipynb book/index.ipynb
 
 book: setup runs chapters ## train, execute what is stale, build the book
 	$(TIMED) pages $(BIN)/jupyter-book build . -W -n --keep-going -q

@@ -173,6 +173,9 @@ class TrainingPlayer(anywidget.AnyWidget):
 
     Attributes:
         frame: number of the picture, from 0.
+        autoplay: begin to play when the reader sees it, and stop when it is out of sight. Where
+            the reader's machine asks for less motion, the last picture is shown instead.
+        compact: show the generated points alone, without numbers.
 
     Raises:
         FileNotFoundError: where a folder holds no such run.
@@ -182,6 +185,8 @@ class TrainingPlayer(anywidget.AnyWidget):
     _esm = _module("training_player.js")
 
     frame = traitlets.Int(0, min=0).tag(sync=True)
+    autoplay = traitlets.Bool(False).tag(sync=True)
+    compact = traitlets.Bool(False).tag(sync=True)
     names: Any = traitlets.List().tag(sync=True)
     iterations: Any = traitlets.List().tag(sync=True)
     warmup = traitlets.Int().tag(sync=True)

@@ -19,13 +19,18 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-from asintrovae.running.provenance import code_hash, versions
+from asintrovae.files import PACKAGE
+from asintrovae.running.provenance import code_hash, meaning, versions
 from nbclient import NotebookClient
 from tqdm import tqdm
 
 from repository import configured, requirement
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+OF_CLAIMS = ("evaluation/statistics.py", "sweeps/claims.py")
+"""Code behind the numbers of pages on claims, which no run depends on."""
 
 
 def fingerprint(notebook: nbformat.NotebookNode) -> str:
@@ -39,6 +44,10 @@ def fingerprint(notebook: nbformat.NotebookNode) -> str:
     digest = hashlib.sha256(code_hash().encode() + (ROOT / "constraints.txt").read_bytes())
     for path in sorted((ROOT / "data").rglob("record.json")):
         digest.update(path.read_bytes())
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    if any("asintrovae.sweeps.claims" in source for source in sources):
+        for name in OF_CLAIMS:
+            digest.update(meaning(PACKAGE / name).encode())
     for cell in notebook.cells:
         if cell.cell_type == "code":
             digest.update(installed.sub("git+", cell.source).encode() + b"\0")

@@ -21,6 +21,8 @@ from sphinx.util import logging
 WORDS_PER_MINUTE = 200
 """Of prose, read to be understood; formulas and code come on top."""
 CHAPTER = re.compile(r"book/\d\d_\w+")
+NOTEBOOK = re.compile(r"book/(\d\d_\w+|index|found)")
+"""Pages whose text is in book/src."""
 RUN = re.compile(r"book/runs/(\w+)")
 TIME = re.compile(
     r"(?:Budget:|Runs) (?:in )?(?P<limit>under \d+ seconds on two CPU cores), (?P<needs>.+)\."
@@ -137,7 +139,7 @@ def point_to_sources(
         button for group in context.get("header_buttons", []) for button in group.get("buttons", [])
     ):
         url = button.get("url", "")
-        if "/edit/" in url and (run or CHAPTER.fullmatch(page)):
+        if "/edit/" in url and (run or NOTEBOOK.fullmatch(page)):
             button["url"] = url.replace(f"{page}.ipynb", f"{source}.md")
         elif "/blob/" in url:
             button["url"] = url.replace(f"{page}.ipynb", f"{notebook}.ipynb")

@@ -229,7 +229,7 @@ def luminance(rgb):
 
 
 IN_THE_DARK = ["color-contrast", "scrollable-region-focusable", "target-size"]
-OF_EACH_KIND = {"index", "05_as_distance", "runs/images", "notation", "appendix/status"}
+OF_EACH_KIND = {"index", "found", "05_as_distance", "runs/images", "notation", "appendix/status"}
 
 
 def violations_on_a_telephone_in_the_dark(page):
@@ -278,7 +278,7 @@ def test_page_on_a_telephone_in_the_dark(browser_page, name):
 def test_pages_opened_as_files_are_complete(built_book, browser_page):
     page, _, wrong = browser_page
     wrong.clear()
-    for name in ("index", "notation", "05_as_distance", "06_as_introvae", "runs/toy"):
+    for name in ("index", "found", "notation", "05_as_distance", "06_as_introvae", "runs/toy"):
         open_page(page, (built_book / "book" / f"{name}.html").as_uri())
         assert page.locator("article .math").evaluate_all(SILENT) == []
         fonts = page.evaluate("[...document.fonts].map(font => font.status)")
@@ -360,12 +360,40 @@ def test_a_page_can_be_walked_by_keyboard(browser_page):
     assert wrong == []
 
 
+# How far things moved on the page since it was opened, by the browser's own measure.
+SHIFTS = """() => new Promise(done => {
+  let sum = 0;
+  new PerformanceObserver(list => {
+    for (const shift of list.getEntries()) sum += shift.hadRecentInput ? 0 : shift.value;
+  }).observe({ type: "layout-shift", buffered: true });
+  setTimeout(() => done(sum), 500);
+})"""
+
 WIDGETS = {
     "margin-game": "02_introvae",
     "kernel-explorer": "05_as_distance",
     "annealing-explorer": "06_as_introvae",
 }
 WIDGETS["training-player"] = "06_as_introvae"
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_the_picture_of_the_home_page_moves_by_itself_and_nothing_else_does(
+    built_book, browser_page, as_file
+):
+    """Its place is kept before it is drawn: what is read stays where it is."""
+    page, base, wrong = browser_page
+    wrong.clear()
+    for window in (WIDE, NARROW):
+        page.set_viewport_size(window)
+        page.goto(
+            (built_book / "book" / "index.html").as_uri() if as_file else f"{base}book/index.html"
+        )
+        page.wait_for_function("document.querySelector('.training-player input')?.value > 2")
+        shifts = page.evaluate(SHIFTS)
+        assert shifts < 0.1  # good, by the limits of Core Web Vitals
+        page.locator(".training-player").get_by_role("button", name="Pause").click()
+    assert as_file or wrong == []
 
 
 @pytest.mark.parametrize("as_file", [False, True])

@@ -12,6 +12,7 @@ from conftest import ROOT
 from rehearsal import Rehearsal
 
 CHAPTERS = sorted((ROOT / "book").glob("[0-9]*.ipynb"))
+PAGES = sorted((ROOT / "book").glob("[a-z]*.ipynb"))
 
 
 def code_cells(notebook):
@@ -19,7 +20,7 @@ def code_cells(notebook):
 
 
 @pytest.mark.weekly
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CHAPTERS + PAGES, ids=lambda path: path.stem)
 def test_cells_run_again_from_the_last_to_the_first(path, reader, tmp_path):
     """As readers do. Forwards they run, and are compared, in test_notebooks.py."""
     notebook = nbformat.read(path, as_version=4)

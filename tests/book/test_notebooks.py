@@ -30,12 +30,15 @@ from asintrovae.sweeps.grid import notebook_defaults, read_grid
 BOOK = ROOT / "book"
 HELPERS = ROOT / "tests" / "helpers"
 CHAPTERS = sorted(BOOK.glob("[0-9]*.ipynb"))
+PAGES = [BOOK / "index.ipynb", BOOK / "found.ipynb"]
+"""Pages that are notebooks, too: they show results, and are in no mould."""
 TRAINING = sorted((BOOK / "training").glob("*.ipynb"))
 SCORES = {f"{measure}_mnist_classifier" for measure in ("frechet", "precision", "recall")}
 
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+each_executed = pytest.mark.parametrize("path", CHAPTERS + PAGES, ids=lambda p: p.stem)
 each_template = pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
-each_notebook = pytest.mark.parametrize("path", CHAPTERS + TRAINING, ids=lambda p: p.stem)
+each_notebook = pytest.mark.parametrize("path", CHAPTERS + PAGES + TRAINING, ids=lambda p: p.stem)
 
 
 NBVAL = ["-m", "pytest", "--nbval", "-q", "-rf", "-p", "no:cacheprovider", "-p", "own_sockets"]
@@ -81,7 +84,7 @@ def compared(notebook):
     return [cell for cell in cells if any("text" in output for output in cell.outputs)]
 
 
-@each_chapter
+@each_executed
 def test_chapter_executes_and_matches_its_outputs(path, reader, tmp_path):
     """With the wheel alone, no network, one thread and no vector instructions: far from where the
     outputs were stored."""
@@ -141,6 +144,24 @@ def test_changed_outputs_are_noticed_and_only_they(path, tmp_path):
     assert failed == spoiled, result.stdout[-3000:]
 
 
+@pytest.mark.weekly
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_changed_number_in_a_table_of_a_page_is_noticed(path, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    cells = code_cells(notebook)
+    shown = [
+        output for cell in cells for output in cell.outputs if "text/html" in output.get("data", {})
+    ]
+    html = shown[-1]["data"]["text/html"]
+    shown[-1]["data"]["text/html"] = re.sub(
+        r"(?<=>)\d", lambda m: "7" if m[0] != "7" else "3", html, count=1
+    )
+    assert shown[-1]["data"]["text/html"] != html
+    nbformat.write(notebook, tmp_path / path.name)
+    result = nbval(tmp_path / path.name, cwd=tmp_path)
+    assert len(re.findall(r"^FAILED .*::Cell", result.stdout, flags=re.MULTILINE)) == 1
+
+
 @each_chapter
 def test_every_check_of_an_equation_holds_and_shows_its_numbers(path):
     """A stored False would match itself for ever; a check that prints nothing shows nothing."""
@@ -164,7 +185,7 @@ def test_chapters_import_nothing_that_the_wheel_does_not_require():
         for line in requires("asintrovae")
         if "extra ==" not in line
     }
-    for path in CHAPTERS + TRAINING:
+    for path in CHAPTERS + PAGES + TRAINING:
         source = "\n".join(
             re.sub(r"(?m)^(\s*)%.*", r"\1pass", cell.source)
             for cell in code_cells(nbformat.read(path, as_version=4))
@@ -178,7 +199,7 @@ def test_chapters_import_nothing_that_the_wheel_does_not_require():
             )
 
 
-@each_chapter
+@each_executed
 def test_stored_outputs_are_those_of_this_code(path):
     assert not tool("execute").stale(path), "outputs are stale: make chapters"
 
@@ -438,6 +459,6 @@ def test_papermill_names_a_bad_parameter_last(tmp_path):
 
 
 def test_notebooks_hold_no_path_of_a_machine():
-    for path in CHAPTERS + TRAINING:
+    for path in CHAPTERS + PAGES + TRAINING:
         text = json.dumps(nbformat.read(path, as_version=4))
         assert not re.search(r"/(home|root|work|tmp|Users)/", text)

@@ -106,7 +106,7 @@ def show(browser, tmp_path):
             ),
         )
         page.goto(file.as_uri())
-        page.wait_for_function(f"document.querySelectorAll('.{kind} table').length === {times}")
+        page.wait_for_function(f"document.querySelectorAll('.{kind}').length === {times}")
         pages.append(page)
         return page
 
@@ -690,6 +690,53 @@ def test_the_film_plays_on_demand_only(show):
     assert quiet.get_by_role("button", name="Play").count() == 0
     press(quiet, "frame", "End")
     assert quiet.locator("input[name=frame]").input_value() == "30"
+
+
+def test_a_film_that_may_begins_when_it_is_seen_and_stops_out_of_sight(show):
+    """Three screens further down it waits; scrolled to, it plays; scrolled away, it stops."""
+    page = show("training-player", style="figure { margin-top: 2700px }", autoplay=True)
+    frame = page.locator("input[name=frame]")
+    page.wait_for_timeout(600)
+    assert frame.input_value() == "0"
+    page.get_by_role("button", name="Play").scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('input[name=frame]').value > 1")
+    page.evaluate("scrollTo(0, 0)")
+    page.get_by_text("Play", exact=True).wait_for()
+    stopped = frame.input_value()
+    page.wait_for_timeout(600)
+    assert frame.input_value() == stopped
+    page.get_by_role("button", name="Play").scroll_into_view_if_needed()
+    page.get_by_role("button", name="Pause").click()  # the reader's word is the last one
+    paused = frame.input_value()
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_timeout(300)
+    page.get_by_role("button", name="Play").scroll_into_view_if_needed()
+    page.wait_for_timeout(600)
+    assert frame.input_value() == paused
+    assert 1 < int(paused) < 30
+
+
+def test_a_film_does_not_begin_where_less_motion_is_asked_for(show):
+    page = show("training-player", reduced_motion="reduce", autoplay=True, compact=True)
+    page.wait_for_timeout(600)
+    assert page.locator("input[name=frame]").input_value() == "30"
+    modes = page.locator(".model > .modes").all_inner_texts()
+    films = [load_film(folder) for folder in FOLDERS.values()]
+    assert modes == [f"{film['modes'][-1]:.0f} of 8 modes" for film in films]
+
+
+@pytest.mark.parametrize("width", [760, 390])
+@pytest.mark.parametrize("compact", [True, False])
+def test_nothing_moves_around_a_film_that_plays(show, width, compact):
+    """Its parts keep their places and sizes from the first picture to the last."""
+    page = show("training-player", width=width, compact=compact)
+    places = "all => all.map(e => JSON.stringify(e.getBoundingClientRect()))"
+    parts = page.locator(".training-player, svg, canvas, input, button, .value, p, table")
+    before = parts.evaluate_all(places)
+    for frame in (1, 12, 30):
+        page.locator("input[name=frame]").fill(str(frame))
+        assert parts.evaluate_all(places) == before
+    assert page.locator("table, canvas").count() == (0 if compact else 5)
 
 
 # --- all of them

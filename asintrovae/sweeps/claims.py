@@ -1,0 +1,491 @@
+"""Claims of the papers, each with the effect in the recorded runs and a verdict.
+
+An effect compares runs of one version of the code alone (`record["code"]`); those of another are
+left out and counted.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy
+from scipy import stats
+
+from asintrovae.evaluation.statistics import (
+    Effect,
+    bootstrapped,
+    difference,
+    holm,
+    paired_ratio,
+    ratio,
+    share,
+)
+from asintrovae.running.records import load_records, read_history
+
+Records = Mapping[str, Mapping[str, Any]]
+"""Path of a run below the folder of all runs -> its record."""
+
+KL_FACTOR = 1.5
+"""Smallest effect of interest on the protocol KL and on spreads, a factor."""
+FID_FACTOR = 1.2
+"""Smallest effect of interest on FID, a factor."""
+SHARE_MARGIN = 0.1
+"""Smallest effect of interest on a share of runs: ten points."""
+PSNR_MARGIN = 0.5
+"""Smallest effect of interest on PSNR, in dB."""
+
+HOLDS, FAILS = "holds", "does not hold"
+EQUAL, UNDECIDED = "no difference", "undecided"
+SETTINGS = {data: [f"{data}-c{k}" for k in (1, 2, 3)] for data in ("8gaussians", "checkerboard")}
+NAMES = {"8gaussians": "8 Gaussians", "checkerboard": "the checkerboard"}
+PUBLISHED_KL = {  # S-IntroVAE and AS-IntroVAE of the toy tables, C1 to C3
+    "8gaussians": ((50.2, 3.4), (136.5, 1.3), (46.2, 2.0)),
+    "checkerboard": ((20.7, 20.4), (21.0, 20.6), (21.2, 20.9)),
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim and what the runs say.
+
+    Attributes:
+        key: short name.
+        text: the claim, in a sentence.
+        measure: what the effect is.
+        effect: with its 95 % interval; the ends are NaN where there is one run of a kind.
+        null: the effect if there were none; of a share, one half.
+        claimed: "below" or "above" the null.
+        margin: effects from the first to the second are of no interest.
+        wide: the 90 % interval, which lies within the margin where two models are equivalent.
+        runs: paths of the runs that the effect was computed from.
+        left_out: number of runs left out because of another version of the code.
+        published: the effect by the papers, NaN where they give none.
+        chapter: file of the chapter with the details.
+        mixed: runs of several versions of the code are compared all the same.
+        verdict: HOLDS, FAILS, EQUAL or UNDECIDED, from `judged`.
+    """
+
+    key: str
+    text: str
+    measure: str
+    effect: Effect
+    null: float
+    claimed: str
+    runs: tuple[str, ...]
+    chapter: str
+    margin: tuple[float, float] = (math.nan, math.nan)
+    wide: Effect | None = None
+    left_out: int = 0
+    published: float = math.nan
+    mixed: bool = False
+    verdict: str = UNDECIDED
+
+    @property
+    def excludes_published(self) -> bool:
+        """Whether the interval excludes the papers' effect, if they give one of interest."""
+        known = not math.isnan(self.published + self.effect.low)
+        small = self.margin[0] <= self.published <= self.margin[1]
+        return known and not small and self.effect.excludes(self.published)
+
+
+def claims(folder: Path) -> list[Claim]:
+    """Return all claims with their verdicts.
+
+    Args:
+        folder: of all recorded runs, `embedded("runs")`.
+    """
+    records = load_records(folder)
+    return judged([*of_points(records), *of_maps(records), *of_images(records, folder)])
+
+
+def judged(found: Sequence[Claim], alpha: float = 0.05) -> list[Claim]:
+    """Return claims with their verdicts.
+
+    EQUAL where the 90 % interval lies within the margin (two one-sided tests at alpha). Else HOLDS
+    or FAILS where the p-value, corrected for all claims that have one (Holm), is below alpha; a
+    share of runs, which has none, counts where its interval excludes the null. Else UNDECIDED.
+
+    Args:
+        found: claims, whatever their verdict.
+        alpha: level.
+    """
+    tested = [claim for claim in found if not math.isnan(claim.effect.p_value)]
+    corrected = holm([claim.effect.p_value for claim in tested])
+    p_values = {claim.key: p for claim, p in zip(tested, corrected, strict=True)}
+    return [replace(claim, verdict=verdict(claim, p_values, alpha)) for claim in found]
+
+
+def verdict(claim: Claim, p_values: Mapping[str, float], alpha: float) -> str:
+    """Return the verdict on a claim, given the corrected p-values of all by their keys."""
+    effect, wide, (low, high) = claim.effect, claim.wide, claim.margin
+    if wide is not None and low <= wide.low and wide.high <= high:
+        return EQUAL
+    if claim.key in p_values:
+        clear = p_values[claim.key] < alpha
+    else:
+        clear = not math.isnan(effect.low) and effect.excludes(claim.null)
+    if not clear:
+        return UNDECIDED
+    as_claimed = (effect.estimate < claim.null) == (claim.claimed == "below")
+    return HOLDS if as_claimed else FAILS
+
+
+def hours(records: Records) -> float:
+    """Return the hours of one processor core that runs took; those trained together share them."""
+    seconds = (run["seconds"] / (run.get("trained_together") or 1) for run in records.values())
+    return float(sum(seconds)) / 3600
+
+
+# --- points
+
+
+def of_points(records: Records) -> list[Claim]:
+    """Claims of the toy tables."""
+    found = []
+    for data, kernel in product(SETTINGS, ("mean", "product")):
+        logs = [math.log(ours / other) for other, ours in PUBLISHED_KL[data]]
+        claim = of_pairs(
+            records,
+            f"{data}-{kernel}",
+            f"AS-IntroVAE ({kernel} kernel) is better than S-IntroVAE on {NAMES[data]}",
+            [
+                tuple(f"toy_laptop/{row}/{m}/{seed}" for m in (f"as_intro-{kernel}", "soft_intro"))
+                for row, seed in product(SETTINGS[data], range(5))
+            ],
+        )
+        found.append(replace(claim, published=math.exp(numpy.mean(logs))))
+    near = [(f"toy_drawing/as_intro/{s}", f"toy_drawing/soft_intro/{s}") for s in range(5)]
+    text = "AS-IntroVAE is better than S-IntroVAE near the floor of 8 Gaussians"
+    found.append(of_pairs(records, "drawing", text, near))
+    found.append(spread_of_seeds(records))
+    collapsed = lambda run: run["metrics"]["active_units"] == 0  # noqa: E731
+    diverged = lambda run: run["status"] == "diverged"  # noqa: E731
+    below = [f"toy_laptop/8gaussians-{c}/vae/" for c in ("c1", "c3")]
+    found += [
+        share_of(
+            records,
+            "collapse-low",
+            "A VAE collapses on 8 Gaussians, β_kl 0.2 and 0.3 (C1, C3)",
+            "share of VAEs without an active latent axis",
+            below,
+            collapsed,
+        ),
+        share_of(
+            records,
+            "collapse-high",
+            "A VAE collapses on 8 Gaussians, β_kl 0.5 (C2)",
+            "share of VAEs without an active latent axis",
+            ["toy_laptop/8gaussians-c2/vae/"],
+            collapsed,
+        ),
+        share_of(
+            records,
+            "collapse-alone",
+            "A VAE collapses on 8 Gaussians, β_kl 0.3, the runs of chapter 1",
+            "share of VAEs without an active latent axis",
+            ["vae_c1/vae-"],
+            collapsed,
+            "01_vae",
+        ),
+        share_of(
+            records,
+            "divergence",
+            "IntroVAE diverges on the checkerboard",
+            "share of runs that diverged",
+            [f"toy_laptop/{row}/intro/" for row in SETTINGS["checkerboard"]],
+            diverged,
+        ),
+    ]
+    return found
+
+
+def of_pairs(records: Records, key: str, text: str, pairs: Sequence[tuple[str, ...]]) -> Claim:
+    """Return the claim that the first run of a pair has the lower protocol KL, as a ratio."""
+    same = [pair for pair in pairs if one_version(records, pair)]
+    a, b = ([records[pair[k]]["metrics"]["protocol_kl"] for pair in same] for k in (0, 1))
+    return Claim(
+        key,
+        text,
+        "ratio of protocol KL, AS / S",
+        paired_ratio(a, b),
+        1.0,
+        "below",
+        tuple(name for pair in same for name in pair),
+        "12_toy_results",
+        (1 / KL_FACTOR, KL_FACTOR),
+        paired_ratio(a, b, level=0.9),
+        2 * (len(pairs) - len(same)),
+    )
+
+
+def one_version(records: Records, names: Sequence[str]) -> bool:
+    """Return whether runs were made by one version of the code."""
+    return len({records[name]["code"] for name in names}) == 1
+
+
+def spread_of_seeds(records: Records) -> Claim:
+    """Return the claim that scores of AS-IntroVAE differ less between seeds on 8 Gaussians.
+
+    The effect is the ratio of the standard deviations of log KL within a setting, with the F
+    distribution's interval.
+    """
+    names, variances = [], []
+    for model in ("as_intro-mean", "soft_intro"):
+        rows = [[f"toy_laptop/{r}/{model}/{s}" for s in range(5)] for r in SETTINGS["8gaussians"]]
+        logs = [[math.log(records[n]["metrics"]["protocol_kl"]) for n in row] for row in rows]
+        variances.append(float(numpy.var(logs, axis=1, ddof=1).mean()))
+        names += [name for row in rows for name in row]
+    freedom, F = len(rows) * 4, variances[0] / variances[1]
+
+    def interval(level: float) -> Effect:
+        """Square roots of the interval of a ratio of variances."""
+        reach = float(stats.f.ppf((1 + level) / 2, freedom, freedom))
+        p_value = 2 * min(stats.f.cdf(F, freedom, freedom), stats.f.sf(F, freedom, freedom))
+        return Effect(math.sqrt(F), math.sqrt(F / reach), math.sqrt(F * reach), float(p_value))
+
+    return Claim(
+        "spread",
+        "AS-IntroVAE depends less on the seed than S-IntroVAE on 8 Gaussians",
+        "ratio of the standard deviations of log KL over seeds, AS / S",
+        interval(0.95),
+        1.0,
+        "below",
+        tuple(names),
+        "12_toy_results",
+        (1 / KL_FACTOR, KL_FACTOR),
+        interval(0.9),
+    )
+
+
+def share_of(
+    records: Records,
+    key: str,
+    text: str,
+    measure: str,
+    folders: Sequence[str],
+    counts: Callable[[Mapping[str, Any]], bool],
+    chapter: str = "12_toy_results",
+) -> Claim:
+    """Return the claim that most runs of some folders count."""
+    names = tuple(name for name in records if name.startswith(tuple(folders)))
+    effect = share(sum(counts(records[name]) for name in names), len(names))
+    return Claim(key, text, measure, effect, 0.5, "above", names, chapter)
+
+
+# --- maps
+
+
+def of_maps(records: Records) -> list[Claim]:
+    """Claims of the maps over β_kl and β_neg."""
+    return [
+        of_map(
+            records,
+            "map",
+            "AS-IntroVAE holds at weights at which S-IntroVAE collapses",
+            ("toy_map/as_intro", "toy_map/soft_intro"),
+        ),
+        of_map(
+            records,
+            "map-annealed",
+            "AS-IntroVAE holds where S-IntroVAE collapses, β_kl annealed",
+            ("toy_annealed/as_intro-annealed", "toy_annealed/soft_intro-annealed"),
+        ),
+        of_map(
+            records,
+            "map-mixed",
+            "AS-IntroVAE holds where S-IntroVAE collapses, all seeds, two versions of the code",
+            ("toy_map/as_intro", "toy_map/soft_intro"),
+            mixed=True,
+        ),
+    ]
+
+
+def of_map(
+    records: Records, key: str, text: str, forms: tuple[str, str], mixed: bool = False
+) -> Claim:
+    """Return the claim that the first form finds all modes in more runs, cell by cell.
+
+    The effect is the mean, over the weights, of the difference of the shares over seeds; weights
+    are drawn anew by the bootstrap.
+    """
+    ours, theirs = forms
+    pairs = [
+        (name, name.replace(ours, theirs, 1)) for name in records if name.startswith(f"{ours}/")
+    ]
+    same = [pair for pair in pairs if mixed or one_version(records, pair)]
+    cells: dict[str, list[int]] = {}
+    for one, other in same:
+        a, b = (records[n]["metrics"]["modes_found"] == 8 for n in (one, other))
+        cells.setdefault(one.rpartition("/")[0], []).append(int(a) - int(b))
+    gaps = [float(numpy.mean(values)) for values in cells.values()]
+    mean = lambda values: float(numpy.mean(values))  # noqa: E731
+    return Claim(
+        key,
+        text,
+        "share of runs with all modes, AS − S",
+        bootstrapped(mean, gaps),
+        0.0,
+        "above",
+        tuple(name for pair in same for name in pair),
+        "12_toy_results",
+        (-SHARE_MARGIN, SHARE_MARGIN),
+        bootstrapped(mean, gaps, level=0.9),
+        2 * (len(pairs) - len(same)),
+        mixed=mixed,
+    )
+
+
+# --- images
+
+
+def of_images(records: Records, folder: Path) -> list[Claim]:
+    """Claims of the image tables, of the supplement's ablation and of stability."""
+    AS, S, mnist = "as_intro", "soft_intro", "images_mnist"
+    fid, psnr = (
+        (lambda run, name: run["metrics"]["fid"]),
+        (lambda run, name: run["metrics"]["psnr"]),
+    )
+
+    def early(run: Mapping[str, Any], name: str) -> float:
+        """Mean error of real digits over the first fifth of a run."""
+        rows = read_history(folder / name / "history.csv")
+        fifth = run["config"]["iterations"] / 5
+        return float(numpy.mean([r["encoder.rec"] for r in rows if r["iteration"] <= fifth]))
+
+    def peak(run: Mapping[str, Any], name: str) -> float:
+        """Highest logged KL divergence of real digits."""
+        return max(row["encoder.kl"] for row in read_history(folder / name / "history.csv"))
+
+    a_fifth = "ratio of the mean error R over the first T / 5, AS / S"
+    kl_peak = "ratio of the highest KL divergence of real digits, AS / S"
+    within = (1 / KL_FACTOR, KL_FACTOR)
+    return [
+        of_seeds(
+            records,
+            "fid-mnist",
+            "AS-IntroVAE has the lower FID on MNIST",
+            (mnist, AS, S),
+            fid,
+            published=96.16 / 98.84,
+        ),
+        of_seeds(
+            records,
+            "fid-cifar10",
+            "AS-IntroVAE has the lower FID on CIFAR-10",
+            ("images_cifar10", AS, S),
+            fid,
+            published=271.69 / 275.20,
+        ),
+        of_seeds(
+            records,
+            "fid-wgan",
+            "WGAN-GP has a higher FID than AS-IntroVAE on MNIST",
+            (mnist, "wgan_gp", AS),
+            fid,
+            "ratio of FID, WGAN-GP / AS",
+            claimed="above",
+            published=139.02 / 96.16,
+        ),
+        of_seeds(
+            records,
+            "psnr-mnist",
+            "AS-IntroVAE reconstructs better on MNIST",
+            (mnist, AS, S),
+            psnr,
+            "difference of PSNR, AS − S, dB",
+            claimed="above",
+            margin=(-PSNR_MARGIN, PSNR_MARGIN),
+            published=21.014 - 20.282,
+        ),
+        of_seeds(
+            records,
+            "ablation-0",
+            "Annealing c is better than c = 0 on MNIST",
+            (mnist, AS, "as_intro-c0"),
+            fid,
+            "ratio of FID, annealed / c = 0",
+        ),
+        of_seeds(
+            records,
+            "ablation-0.5",
+            "Annealing c is better than c = 0.5 on MNIST",
+            (mnist, AS, "as_intro-c0.5"),
+            fid,
+            "ratio of FID, annealed / c = 0.5",
+        ),
+        of_seeds(
+            records,
+            "start-error",
+            "AS-IntroVAE learns faster at the start on MNIST",
+            (mnist, AS, S),
+            early,
+            a_fifth,
+            margin=within,
+        ),
+        of_seeds(
+            records,
+            "start-peak",
+            "AS-IntroVAE is more stable at the start on MNIST",
+            (mnist, AS, S),
+            peak,
+            kl_peak,
+            margin=within,
+        ),
+    ]
+
+
+def of_seeds(
+    records: Records,
+    key: str,
+    text: str,
+    kinds: tuple[str, str, str],
+    score: Callable[[Mapping[str, Any], str], float],
+    measure: str = "ratio of FID, AS / S",
+    claimed: str = "below",
+    margin: tuple[float, float] = (1 / FID_FACTOR, FID_FACTOR),
+    published: float = math.nan,
+) -> Claim:
+    """Return the claim that one model scores lower or higher than another over a few seeds.
+
+    Args:
+        records: of all runs.
+        key: short name.
+        text: the claim.
+        kinds: folder of the runs, and the two models that are compared.
+        score: takes a record and the path of the run.
+        measure: begins with "difference" where scores are subtracted; else they are divided.
+        claimed: "below" or "above".
+        margin: effects within it are of no interest.
+        published: the effect by the papers.
+    """
+    data, *models = kinds
+    names = [[n for n in records if n.startswith(f"{data}/{m}/")] for m in models]
+    codes = [Counter(records[name]["code"] for name in group) for group in names]
+    code = max(codes[0] & codes[1], key=lambda code: min(codes[0][code], codes[1][code]))
+    same = [[name for name in group if records[name]["code"] == code] for group in names]
+    a, b = ([score(records[name], name) for name in group] for group in same)
+    plain = measure.startswith("difference")
+    if min(len(a), len(b)) > 1:
+        compare = difference if plain else ratio
+        effect, wide = compare(a, b), compare(a, b, level=0.9)
+    else:
+        estimate = numpy.mean(a) - numpy.mean(b) if plain else numpy.mean(a) / numpy.mean(b)
+        effect, wide = Effect(float(estimate), math.nan, math.nan), None
+    return Claim(
+        key,
+        text,
+        measure,
+        effect,
+        0.0 if plain else 1.0,
+        claimed,
+        (*same[0], *same[1]),
+        "13_image_results",
+        margin,
+        wide,
+        sum(map(len, names)) - sum(map(len, same)),
+        published,
+    )

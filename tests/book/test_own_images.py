@@ -1,0 +1,117 @@
+"""The page on your own images: its commands and its code in a tiny form, its numbers against the
+parameter files."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from PIL import Image
+from test_chapter_11 import bash
+
+from asintrovae import RunConfig, load_run
+from asintrovae.data.image_files import read_row
+
+TEXT = (ROOT / "book" / "own_images.md").read_text()
+PARAMS = ROOT / "book" / "training" / "params"
+COMMANDS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
+CODE = "\n".join(re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL))
+TINY = {"iterations": 6, "milestones": [], "batch_size": 4, "widths": [4, 8], "threads": 1}
+TINY |= {"log_every": 2, "checkpoint_every": 2, "evaluation_samples": 4, "resolution": 64}
+
+
+def preset(name):
+    return yaml.safe_load((PARAMS / name).read_text())
+
+
+def in_tiny_form(command, folder):
+    """The command on a folder of its own, with parameters of a few iterations that come last."""
+    tiny = TINY | {"device": "cpu"}
+    command = command.replace("out.ipynb", f"{folder}/out.ipynb")
+    command = command.replace("my-images", f"{folder}/my-images").replace("runs/", f"{folder}/")
+    return command.replace(" \\\n  -p data_dir", f" \\\n  -y '{json.dumps(tiny)}' -p data_dir")
+
+
+@pytest.fixture
+def pictures(tmp_path, generator):
+    """Twenty pictures in a folder, not square."""
+    (tmp_path / "my-images").mkdir()
+    for i in range(20):
+        pixels = torch.randint(256, (70, 90, 3), dtype=torch.uint8, generator=generator)
+        Image.fromarray(pixels.numpy()).save(tmp_path / "my-images" / f"{i:02d}.jpg")
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda text: re.search(r"own-\d+", text)[0])
+def test_commands_train(command, pictures):
+    bash(in_tiny_form(command, pictures))
+    (name,) = re.findall(r"-p run_dir runs/(\S+)", command)
+    run = load_run(pictures / name)
+    assert run.record["status"] == "finished"
+    assert (run.config.model, run.config.dataset) == ("as_intro", "folder")
+    given = preset(re.search(r"own-\d+\.yaml", command)[0])
+    assert run.config.beta_neg == given["beta_neg"]
+    assert run.config.devices == (2 if "devices" in command else 1)
+    assert {"encoder.rec", "encoder.kl", "encoder.kl_g"} <= run.history[-1].keys()
+    assert "active_units" in run.record["metrics"]
+    progress = {path.stem for path in (pictures / name / "progress").iterdir()}
+    assert progress == {"0000000", "0000002", "0000004", "0000006"}
+
+
+def test_code_uses_the_run(pictures, monkeypatch, capsys):
+    bash(in_tiny_form(COMMANDS[0], pictures))
+    (pictures / "runs").mkdir()
+    (pictures / "mine").rename(pictures / "runs" / "mine")
+    monkeypatch.chdir(pictures)
+    found = {}
+    exec(CODE, found)
+    assert capsys.readouterr().out.startswith("torch.Size([16, 3, 64, 64]) {")
+    assert len(list(Path("samples").glob("0*.png"))) == 16
+    both = read_row(Path("samples/reconstructed.png"))
+    assert torch.allclose(both[:2], found["x"], atol=0.01)
+    path = read_row(Path("samples/interpolation.png"))
+    assert len(path) == 8
+    assert torch.allclose(
+        path[[0, -1]], found["x_r"].clamp(0, 1), atol=0.01
+    )  # it ends at both images
+
+
+def test_the_table_of_presets_is_that_of_the_files():
+    """And each T is that of its epochs."""
+    rows = re.findall(
+        r"^\| ([\d,]+)[^|]*\| `(own-\d+\.yaml)` \| (.*) \|$", TEXT, flags=re.MULTILINE
+    )
+    assert len(rows) == len(list(PARAMS.glob("own-*.yaml"))) == 3
+    for count, name, cells in rows:
+        pixels, B, epochs, T, rate = (float(cell.replace(",", "")) for cell in cells.split(" | "))
+        given = preset(name)
+        assert [pixels, B, T, rate] == [
+            given[key] for key in ("resolution", "batch_size", "iterations", "learning_rate")
+        ]
+        assert epochs * (int(count.replace(",", "")) * 9 // 10) // B == T
+        RunConfig(**given)
+
+
+def test_the_example_of_a_length():
+    epochs, B, T = re.search(
+        r"(\d+) epochs of batches of (\d+) are \$T = ([\d{},]+)\$", TEXT
+    ).groups()
+    assert 2700 * int(epochs) // int(B) == int(re.sub(r"\D", "", T))
+
+
+def test_weights_by_resolution_are_those_of_the_files():
+    rows = re.findall(r"^\| [\dor ]+ \| (\d+) \| ([\d.]+) \| (`.*`) \|$", TEXT, flags=re.MULTILINE)
+    assert len(rows) == 3
+    for beta_neg, beta_kl, files in rows:
+        for name in re.findall(r"`(.*?)`", files):
+            assert (preset(name)["beta_neg"], preset(name)["beta_kl"]) == (
+                float(beta_neg),
+                float(beta_kl),
+            )
+    for name in PARAMS.glob("own-*.yaml"):
+        given = preset(name)
+        row = re.search(rf"^\| {given['resolution']} \| (\d+) \| ([\d.]+) \|", TEXT, re.MULTILINE)
+        assert [float(cell) for cell in row.groups()] == [given["beta_neg"], given["beta_kl"]]
