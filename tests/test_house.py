@@ -16,7 +16,8 @@ FLOORS = (
     {"theory", "data"},
     {"build"},
     {"evaluation", "running"},
-    {"sweeps", "figures"},
+    {"sweeps"},
+    {"figures"},
 )
 
 
