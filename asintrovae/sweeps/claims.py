@@ -169,7 +169,7 @@ def of_points(records: Records) -> list[Claim]:
         share_of(
             records,
             "collapse-low",
-            "A VAE collapses on 8 Gaussians, β_kl 0.2 and 0.3 (C1, C3)",
+            "A VAE collapses on 8 Gaussians, β_kl 0.3 and 0.2 (C1, C3)",
             "share of VAEs without an active latent axis",
             below,
             collapsed,
