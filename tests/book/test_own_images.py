@@ -51,7 +51,7 @@ def test_commands_train(command, pictures):
     (name,) = re.findall(r"-p run_dir runs/(\S+)", command)
     run = load_run(pictures / name)
     assert run.record["status"] == "finished"
-    assert (run.config.model, run.config.dataset) == ("as_intro", "folder")
+    assert (run.config.model, run.config.dataset) == ("soft_intro", "folder")
     given = preset(re.search(r"own-\d+\.yaml", command)[0])
     assert run.config.beta_neg == given["beta_neg"]
     assert run.config.devices == (2 if "devices" in command else 1)

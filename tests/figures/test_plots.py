@@ -93,10 +93,10 @@ def test_points_of_all_panels_are_on_the_same_square():
     figure = points_panels(points, real, extent=(-3, 3), columns=3)
     assert [ax.get_title() for ax in figure.axes] == list(points)
     for ax, drawn in zip(figure.axes, points.values(), strict=True):
-        behind, front = ax.collections
-        assert torch.equal(torch.tensor(behind.get_offsets()), real.double())
-        assert torch.equal(torch.tensor(front.get_offsets()), drawn.double())
-        assert (to_hex(behind.get_facecolor()[0]), to_hex(front.get_facecolor()[0])) == (
+        behind, on_top = ax.collections
+        assert torch.equal(torch.tensor(on_top.get_offsets()), real.double())
+        assert torch.equal(torch.tensor(behind.get_offsets()), drawn.double())
+        assert (to_hex(on_top.get_facecolor()[0]), to_hex(behind.get_facecolor()[0])) == (
             BLUE.lower(),
             ORANGE.lower(),
         )
@@ -107,7 +107,7 @@ def test_points_have_the_colour_of_their_model_and_the_range_of_the_real_ones():
     real = torch.tensor([[0.0, 1.0], [2.0, 10.0]])
     figure = points_panels({"vae": torch.randn(9, 2)}, real, colors=MODEL_COLORS)
     (ax,) = figure.axes
-    assert to_hex(ax.collections[1].get_facecolor()[0]) == to_hex(MODEL_COLORS["vae"])
+    assert to_hex(ax.collections[0].get_facecolor()[0]) == to_hex(MODEL_COLORS["vae"])
     assert ax.get_xlim() == pytest.approx((-1, 11))
 
 
