@@ -64,7 +64,7 @@ def points_panels(
             a title.
 
     Example:
-        >>> figure = points_panels({"VAE": x_vae, "S-IntroVAE": x_soft}, real=x, extent=(-3, 3))
+        >>> figure = points_panels({"VAE": torch.randn(99, 2)}, real=torch.randn(99, 2))
     """
     if not panels:
         raise ValueError("panels is empty; give the points of one title at least")
@@ -124,7 +124,7 @@ def image_grid(
         ValueError: as `image_rows`.
 
     Example:
-        >>> figure = image_grid(sample(run, 32, seed=0), title="S-IntroVAE")
+        >>> figure = image_grid(torch.rand(32, 1, 28, 28), title="S-IntroVAE")
     """
     return image_rows({title or "": images}, columns, pixels=pixels)
 
@@ -144,7 +144,7 @@ def image_rows(
             `pixels` below 1.
 
     Example:
-        >>> figure = image_rows({"VAE": x_vae, "S-IntroVAE": x_soft}, columns=4)
+        >>> figure = image_rows({"VAE": torch.rand(8, 1, 28, 28)}, columns=4)
     """
     if not panels:
         raise ValueError("panels is empty; give the images of one title at least")

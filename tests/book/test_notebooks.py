@@ -107,7 +107,7 @@ def test_nbval_compares_outputs_of_the_chapter(path):
         if "nbval-ignore-output" not in cell.metadata.get("tags", [])
         and any("text/html" in output.get("data", {}) for output in cell.outputs)
     ]
-    assert len(compared(notebook)) + len(tables) >= 5
+    assert len(compared(notebook)) + len(tables) >= 4
 
 
 def test_a_changed_output_is_noticed_and_only_it(tmp_path):
@@ -256,8 +256,9 @@ def test_chapter_keeps_to_the_mould(path):
     lines = sorted(
         sum(bool(line.strip()) for line in cell.source.splitlines())
         for cell in code_cells(notebook)
+        if "hide-input" not in cell.metadata.get("tags", [])
     )
-    assert lines[len(lines) // 2] <= 8
+    assert lines[len(lines) // 2] <= 10
     assert lines[int(0.9 * len(lines))] <= 20
 
 
