@@ -14,6 +14,7 @@ from scipy import stats
 from asintrovae import build_data, histogram_divergences, load_run
 from asintrovae.config import with_defaults
 from asintrovae.evaluation.evaluate import sample
+from asintrovae.evaluation.statistics import equivalence, ratio
 from asintrovae.files import embedded
 from asintrovae.running.records import load_records, load_samples
 from asintrovae.sweeps.grid import read_grid
@@ -386,3 +387,26 @@ def test_recorded_pictures_are_those_of_the_scores(laptop):
             near = np.linalg.norm(points[:, None] - centers, axis=2) < 0.2
             found = (near.sum(0) >= 0.25 * len(points) / 8).sum()
             assert abs(int(found) - record["metrics"]["modes_found"]) <= 1, (setting, model)
+
+
+def test_the_form_published_in_code_is_worse_and_the_papers_form_is_not_told_apart():
+    """The words under the forest plot, from ninety runs of one version."""
+    records = load_records(embedded("runs/toy_official"))
+    assert len({record["code"] for record in records.values()}) == 1
+
+    def ten(c, model, name):
+        runs = (records[f"8gaussians-c{c}/{model}/{seed}"] for seed in range(10))
+        return [float(run["metrics"][name]) for run in runs]
+
+    modes = {"soft_intro": [], "as_intro-official": []}
+    for c, equal in ((1, False), (2, True), (3, True)):
+        plain = ten(c, "soft_intro", "protocol_kl")
+        code = ratio(ten(c, "as_intro-official", "protocol_kl"), plain)
+        assert 2 < code.estimate < 6.5
+        assert code.low > 1
+        paper = ten(c, "as_intro", "protocol_kl")
+        assert not ratio(paper, plain).excludes(1)
+        assert (equivalence(paper, plain, 1.5) < 0.05) == equal
+        for model, found in modes.items():
+            found.append(sum(m == 8 for m in ten(c, model, "modes_found")))
+    assert modes == {"soft_intro": [10, 0, 10], "as_intro-official": [4, 0, 4]}

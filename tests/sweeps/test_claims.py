@@ -122,3 +122,13 @@ def test_runs_that_were_trained_together_share_their_hours():
     runs = {str(k): {"seconds": 7200, "trained_together": 4} for k in range(4)}
     assert hours(runs) == pytest.approx(2)
     assert hours({**runs, "alone": {"seconds": 3600}}) == pytest.approx(3)
+
+
+def test_the_form_in_code_is_worse_by_about_four_and_the_papers_form_makes_no_difference(found):
+    """The words of the home page."""
+    paper, code = (found[f"ten-{form}"] for form in ("as_intro", "as_intro-official"))
+    assert (paper.verdict, code.verdict) == (EQUAL, FAILS)
+    assert 3.5 < code.effect.estimate < 4.5
+    assert paper.excludes_published
+    assert len(paper.runs) == len(code.runs) == 60
+    assert paper.left_out == code.left_out == 0
