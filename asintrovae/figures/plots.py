@@ -1,5 +1,6 @@
 """Figures of the book and of the training notebooks; `figures.style` holds their colours."""
 
+import colorsys
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,9 @@ import matplotlib.pyplot as plt
 import torch
 from IPython import display
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import Ellipse
+from matplotlib.patches import Circle, Ellipse
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from PIL import Image
 from torch import Tensor
@@ -18,6 +20,7 @@ from torch import Tensor
 from asintrovae.figures.style import BLUE, ORANGE
 from asintrovae.figures.tables import number_text
 from asintrovae.files import write_atomically
+from asintrovae.theory.gaussian import Gaussian
 
 PAGE = 7.2
 """Inches of the widest figure."""
@@ -305,7 +308,7 @@ def history_figure(
 
 
 def draw_posteriors(
-    ax: Axes, mu: Tensor, var: Tensor, color: str, label: str | None = None
+    ax: Axes, mu: Tensor, var: Tensor, color: str, label: str | None = None, alpha: float = 0.35
 ) -> None:
     """Draw posteriors over two latent axes as ellipses of one standard deviation.
 
@@ -315,15 +318,75 @@ def draw_posteriors(
         var: variances (N, 2).
         color: of ellipses and centres.
         label: of all together in the legend.
+        alpha: opacity of the inside of an ellipse.
     """
     for index, (center, spread) in enumerate(zip(mu.tolist(), var.sqrt().tolist(), strict=True)):
         ellipse = Ellipse(
-            center, 2 * spread[0], 2 * spread[1], facecolor=color, edgecolor=color, alpha=0.35
+            center, 2 * spread[0], 2 * spread[1], fc=to_rgba(color, alpha), ec=to_rgba(color, 0.6)
         )
         ellipse.set_label(label if index == 0 else None)
         ax.add_patch(ellipse)
     ax.scatter(mu[:, 0], mu[:, 1], s=4, color=color)
     ax.set(aspect="equal", xlabel="$z_1$", ylabel="$z_2$")
+
+
+def posterior_panels(
+    panels: Mapping[str, Gaussian],
+    groups: Tensor | None = None,
+    extent: float = 2.6,
+    columns: int = 4,
+) -> Figure:
+    """Return a figure of posteriors in the latent plane, a small panel for each name.
+
+    Each posterior is an ellipse of one standard deviation. The dashed circles hold 39 % and 86 % of
+    the prior.
+
+    Args:
+        panels: title -> posteriors of the same images, mean and log-variance (N, 2).
+        groups: (N,) whole numbers from 0; posteriors of one group share a colour. None: all BLUE.
+        extent: the panels show [-extent, extent] on both axes.
+        columns: panels beside each other, at most.
+
+    Raises:
+        ValueError: without panels, and for posteriors that are not of the plane.
+
+    Example:
+        >>> q = Gaussian(torch.randn(9, 2), torch.zeros(9, 2))
+        >>> figure = posterior_panels({"VAE": q})
+    """
+    if not panels:
+        raise ValueError("panels is empty; give the posteriors of one title at least")
+    for title, q in panels.items():
+        if q.mean.ndim != 2 or q.mean.shape[1] != 2:
+            raise ValueError(f"panels[{title!r}] has means {tuple(q.mean.shape)}, not (N, 2)")
+    columns = min(columns, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    size = min(PAGE / columns, 2.6)
+    shape = (size * columns, (size + 0.15) * lines)
+    figure, axes = plt.subplots(lines, columns, figsize=shape, squeeze=False)
+    for ax, (title, q) in zip(axes.flat, panels.items(), strict=False):
+        mean, var = q.mean.detach().cpu(), q.var.detach().cpu()
+        of = torch.zeros(len(mean)) if groups is None else groups.cpu()
+        for group in torch.unique(of):
+            color = BLUE if groups is None else _hue(group.item() / (of.max().item() + 1))
+            draw_posteriors(ax, mean[of == group], var[of == group], color, alpha=0.1)
+        for radius in (1.0, 2.0):
+            ax.add_patch(Circle((0, 0), radius, fill=False, ls="--", lw=0.8, color="#767676"))
+        ax.set(title=title, xlim=(-extent, extent), ylim=(-extent, extent), xlabel="", ylabel="")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(4, integer=True))
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    for ax in axes[:, 0]:
+        ax.set_ylabel("$z_2$")
+    for ax in axes.flat[len(panels) - columns : len(panels)]:
+        ax.set_xlabel("$z_1$")
+    return figure
+
+
+def _hue(turn: float) -> str:
+    """Return the colour at this share of a turn around the wheel, dark enough for white."""
+    return to_hex(colorsys.hls_to_rgb(turn, 0.42, 0.75))
 
 
 def save_figure(figure: Figure, run_dir: str | Path, name: str) -> None:

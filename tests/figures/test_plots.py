@@ -5,10 +5,18 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
+from matplotlib.patches import Ellipse
 
 from asintrovae.data.image_files import write_row
-from asintrovae.figures.plots import forest, image_grid, image_rows, points_panels
+from asintrovae.figures.plots import (
+    forest,
+    image_grid,
+    image_rows,
+    points_panels,
+    posterior_panels,
+)
 from asintrovae.figures.style import BLUE, MODEL_COLORS, ORANGE, use_style
+from asintrovae.theory.gaussian import Gaussian
 
 
 @pytest.fixture(autouse=True)
@@ -154,3 +162,33 @@ def test_a_forest_has_a_row_for_each_estimate():
 def test_a_row_that_a_forest_cannot_show_is_named(rows, options, message):
     with pytest.raises(ValueError, match=message):
         forest(rows, xlabel="x", **options)
+
+
+def test_posteriors_are_ellipses_of_one_standard_deviation():
+    mean = torch.tensor([[0.0, 1.0], [2.0, 0.0], [-1.0, 0.5]])
+    var = torch.tensor([[0.25, 1.0], [0.04, 0.04], [1.0, 0.25]])
+    panels = {"VAE": Gaussian(mean, var.log()), "S-IntroVAE": Gaussian(mean, 0 * var)}
+    figure = posterior_panels(panels, groups=torch.tensor([0, 1, 0]))
+    first, second = (
+        [patch for patch in ax.patches if isinstance(patch, Ellipse) and patch.get_fill()]
+        for ax in figure.axes
+    )
+    places = {(*each.center, each.width, each.height) for each in first}
+    expected = torch.cat([mean, 2 * var.sqrt()], dim=1).tolist()
+    assert sorted(places) == pytest.approx(sorted(map(tuple, expected)))
+    assert {each.width for each in second} == {2.0}
+    assert len({each.get_facecolor() for each in first}) == 2  # a colour for each group
+    prior = [patch for patch in figure.axes[0].patches if not patch.get_fill()]
+    assert sorted(patch.width for patch in prior) == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("panels", "message"),
+    [
+        ({}, "panels is empty; give the posteriors of one title at least"),
+        ({"a": Gaussian(*torch.zeros(2, 4, 3))}, r"panels\['a'\] has means \(4, 3\), not \(N, 2\)"),
+    ],
+)
+def test_posteriors_outside_the_plane_are_named(panels, message):
+    with pytest.raises(ValueError, match=message):
+        posterior_panels(panels)
