@@ -111,3 +111,16 @@ def test_soft_introvae_favours_some_digits(ten_epochs):
         shares[name] = torch.bincount(named, minlength=10) / 2000
     assert shares["soft_intro"][[1, 2, 8]].tolist() == pytest.approx([0.2, 0.04, 0.03], abs=0.01)
     assert 0.06 < shares["vae"].min() < shares["vae"].max() < 0.13
+
+
+@pytest.mark.parametrize("weights", [(0.2, 1.0, 2.0), (0.3, 0.9, 0.5), (1.0, 256.0, 2.0)])
+def test_soft_balance_minimises_the_loss_of_tied_energies(weights):
+    beta_kl, beta_neg, alpha = weights
+    kappa = 0.5
+    balance = np.log(beta_neg / beta_kl) / (alpha * kappa * beta_neg)
+
+    def loss(v):
+        return kappa * beta_kl * v + np.exp(-alpha * kappa * beta_neg * v) / alpha
+
+    found = optimize.minimize_scalar(loss, bounds=(0, 10 * balance), method="bounded")
+    assert found.x == pytest.approx(balance, rel=1e-3)
