@@ -39,7 +39,7 @@ chapters: .venv/installed ## execute the chapters whose code, package or pins ha
 
 tables: .venv/installed ## rebuild tables and figures of recorded runs from data/runs alone, in seconds
 	$(BIN)/asintrovae-sweep book/training/sweeps/*.yaml --table
-	$(BIN)/python book/tools/execute.py --force book/12_toy_results.ipynb book/13_image_results.ipynb book/found.ipynb book/index.ipynb
+	$(BIN)/python book/tools/execute.py --force book/11_toy_results.ipynb book/13_image_results.ipynb book/found.ipynb book/index.ipynb
 
 book: setup runs chapters ## train, execute what is stale, build the book
 	$(TIMED) pages $(BIN)/jupyter-book build . -W -n --keep-going -q

@@ -224,6 +224,9 @@ def forest(
     reference: float = 1.0,
     xlabel: str,
     log: bool = False,
+    colors: Sequence[str] | None = None,
+    margins: Sequence[tuple[float, float]] | None = None,
+    marks: Sequence[float] | None = None,
 ) -> Figure:
     """Return a forest plot: estimates with their intervals, and the value of no difference.
 
@@ -232,6 +235,9 @@ def forest(
         reference: value of no difference, 1 of ratios and 0 of differences.
         xlabel: of the horizontal axis.
         log: the axis is logarithmic.
+        colors: of the rows; None: all black.
+        margins: of each row, effects that are too small to be of interest, a grey bar.
+        marks: of each row, a value to set beside the estimate, a cross; NaN draws none.
 
     Raises:
         ValueError: without rows, for an estimate outside its interval, and for values that a
@@ -256,11 +262,18 @@ def forest(
             math.log10(max(*(abs(end) for row in rows for end in row[2:]), 1e-9))
         )
     digits = max(digits, 0)
-    figure, ax = plt.subplots(figsize=(5.6, 0.32 * len(rows) + 0.7))
+    lines = max(row[0].count("\n") for row in rows) + 1
+    figure, ax = plt.subplots(figsize=(PAGE, (0.14 + 0.18 * lines) * len(rows) + 0.7))
     ax.axvline(reference, color="#767676", lw=1, ls="--", zorder=0)
     for height, (_, estimate, low, high) in enumerate(rows):
-        ax.plot([low, high], [height, height], color="black", lw=1.5, solid_capstyle="butt")
-        ax.plot(estimate, height, "s", color="black", ms=5)
+        color = "black" if colors is None else colors[height]
+        ax.plot([low, high], [height, height], color=color, lw=1.5, solid_capstyle="butt")
+        ax.plot(estimate, height, "s", color=color, ms=5)
+        if margins is not None:
+            (bar,) = ax.plot(margins[height], [height, height], color="0.88", lw=9, zorder=0)
+            bar.set_solid_capstyle("butt")
+        if marks is not None:
+            ax.plot(marks[height], height, "kx", ms=6)
         value, *ends = (number_text(part, digits) for part in (estimate, low, high))
         words = f"{value} ({ends[0]} to {ends[1]})"
         ax.annotate(words, (1.02, height), xycoords=("axes fraction", "data"), va="center", size=10)

@@ -6,9 +6,9 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from asintrovae.figures.plots import forest
 from asintrovae.figures.style import BLUE, GREEN, ORANGE
 from asintrovae.figures.tables import Table
 from asintrovae.sweeps.claims import EQUAL, FAILS, HOLDS, UNDECIDED, Claim
@@ -85,24 +85,20 @@ def forest_figure(claims: Sequence[Claim], label: str) -> Figure:
         claims: with effects of one kind; those above 0 with null 1 are drawn on logarithms.
         label: of the horizontal axis.
     """
+    rows = []
+    for claim in claims:
+        effect = claim.effect
+        one = math.isnan(effect.low)  # one run of each kind
+        ends = (effect.estimate,) * 2 if one else (effect.low, effect.high)
+        words = textwrap.fill(f"{claim.text}: {claim.verdict}", 42)
+        rows.append((words, effect.estimate, *ends))
     ratios = all(claim.null == 1 for claim in claims)
-    figure, ax = plt.subplots(figsize=(5.2, 0.52 * len(claims) + 0.7))
-    for y, claim in enumerate(reversed(claims)):
-        color, effect = VERDICT_COLORS[claim.verdict], claim.effect
-        if not math.isnan(claim.margin[0]):
-            ax.plot(claim.margin, [y, y], color="0.88", lw=9, solid_capstyle="butt", zorder=0)
-        ax.plot([effect.low, effect.high], [y, y], color=color, lw=2)
-        ax.plot(effect.estimate, y, "o", color=color, ms=5)
-        ax.plot(claim.published, y, "kx", ms=6)
-        ax.plot([claim.null] * 2, [y - 0.3, y + 0.3], color="black", lw=0.8)
-        words = textwrap.shorten(f"{claim.text}: {claim.verdict}", 96, placeholder=" …")
-        place = ("axes fraction", "data")
-        ax.annotate(words, (0, y + 0.45), xycoords=place, va="center", fontsize=7.5)
-    ax.set(ylim=(-0.5, len(claims) - 0.2), yticks=[], xlabel=label)
-    ax.spines["left"].set_visible(False)
-    if ratios:
-        ax.set_xscale("log")
-        ticks = (0.03, 0.1, 0.3, 1, 3)
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        ax.minorticks_off()
-    return figure
+    return forest(
+        rows,
+        reference=claims[0].null,
+        xlabel=label,
+        log=ratios,
+        colors=[VERDICT_COLORS[claim.verdict] for claim in claims],
+        margins=[claim.margin for claim in claims],
+        marks=[claim.published for claim in claims],
+    )

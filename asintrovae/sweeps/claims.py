@@ -226,7 +226,7 @@ def of_pairs(records: Records, key: str, text: str, pairs: Sequence[tuple[str, .
         1.0,
         "below",
         tuple(name for pair in same for name in pair),
-        "12_toy_results",
+        "11_toy_results",
         (1 / KL_FACTOR, KL_FACTOR),
         paired_ratio(a, b, level=0.9),
         2 * (len(pairs) - len(same)),
@@ -266,7 +266,7 @@ def spread_of_seeds(records: Records) -> Claim:
         1.0,
         "below",
         tuple(names),
-        "12_toy_results",
+        "11_toy_results",
         (1 / KL_FACTOR, KL_FACTOR),
         interval(0.9),
     )
@@ -279,7 +279,7 @@ def share_of(
     measure: str,
     folders: Sequence[str],
     counts: Callable[[Mapping[str, Any]], bool],
-    chapter: str = "12_toy_results",
+    chapter: str = "11_toy_results",
 ) -> Claim:
     """Return the claim that most runs of some folders count."""
     names = tuple(name for name in records if name.startswith(tuple(folders)))
@@ -342,7 +342,7 @@ def of_map(
         0.0,
         "above",
         tuple(name for pair in same for name in pair),
-        "12_toy_results",
+        "11_toy_results",
         (-SHARE_MARGIN, SHARE_MARGIN),
         bootstrapped(mean, gaps, level=0.9),
         2 * (len(pairs) - len(same)),

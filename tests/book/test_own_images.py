@@ -10,7 +10,7 @@ import torch
 import yaml
 from conftest import ROOT
 from PIL import Image
-from test_chapter_11 import bash
+from test_chapter_10 import bash
 
 from asintrovae import RunConfig, load_run
 from asintrovae.data.image_files import read_row

@@ -50,10 +50,11 @@ def test_a_forest_plot_has_each_interval_where_it_belongs():
         for line in ax.lines
         if line.get_color() not in ("black", "k", "0.88")
     }
-    assert {(2, (0.25, 1.5)), (1, (1.5, 3.0)), (2, (0.5,)), (1, (2.0,))} <= drawn
+    assert {(0, (0.25, 1.5)), (1, (1.5, 3.0)), (0, (0.5,)), (1, (2.0,)), (2, (0.9,))} <= drawn
     crosses = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "x"]
-    assert crosses == pytest.approx([0.97, math.nan, 0.1], nan_ok=True)
+    assert crosses == pytest.approx([0.1, math.nan, 0.97], nan_ok=True)
     margins = [tuple(line.get_xdata()) for line in ax.lines if line.get_color() == "0.88"]
-    assert margins == [(0.8, 1.25)]
+    assert margins[0] == (0.8, 1.25)
+    assert [label.get_text() for label in ax.get_yticklabels()][1] == "One & only: does not hold"
     assert ax.get_xscale() == "log"
     plt.close(figure)
