@@ -49,7 +49,7 @@ def schematic(name: str) -> Figure:
 
     Args:
         name: "vae"; "intro-encoder" or "intro-decoder", the two phases of IntroVAE and of
-            Soft-IntroVAE; "as_intro", the encoder phase of AS-IntroVAE.
+            Soft-IntroVAE; "as_intro-encoder" or "as_intro-decoder", those of AS-IntroVAE.
 
     Raises:
         ValueError: for another name; it gives the nearest ones.
@@ -153,35 +153,39 @@ def _phase(learner: str, distance: bool = False) -> Figure:
         _loss(ax, (at, losses), f"KL({names[at]})", 0.76)
         _goal(ax, (at, losses - 0.33), "raise" if learns and at != real else "lower")
     beside, height = passed[0] + PASS + 0.08, (losses + LOSS + encoder - high) / 2
+    if distance and not learns:  # D stands beside the column
+        beside, height = (rec + gen) / 2 + 0.05, encoder + high + 0.17
     _text(ax, (beside, height), "gradient", WINE, ha="left")
     if distance:
-        _distance(ax, (rec, gen), encoder - high)
+        _distance(ax, (rec, gen), encoder - high, None if learns else decoder - high)
     return figure
 
 
-def _distance(ax: Axes, columns: Point, encoder: float) -> None:
+def _distance(ax: Axes, columns: Point, encoder: float, decoder: float | None) -> None:
     """Draw D between the posteriors of the fakes.
 
     Args:
         ax: where.
         columns: of the fakes.
         encoder: height of the encoder's lower edge.
+        decoder: that of the decoder's where the decoder learns, else None.
     """
     height, between = encoder - 0.5, sum(columns) / 2
     ax.plot(columns, [height, height], color=INK, lw=1)
     for at, label, color in zip(columns, ("$q_r$", "$q_g$"), (BLUE, ORANGE), strict=True):
         _posterior(ax, (at, height), color)
         _text(ax, (at, height), label, color)
-    _gradient(ax, (between, height + LOSS), (between, encoder))
+    _gradient(ax, (between, height + LOSS), (between, encoder if decoder is None else decoder))
     _loss(ax, (between, height), "D")
-    _goal(ax, (between, height - 0.33), "raise")
+    _goal(ax, (between, height - 0.33), "raise" if decoder is None else "lower")
 
 
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "vae": _vae,
     "intro-encoder": partial(_phase, "encoder"),
     "intro-decoder": partial(_phase, "decoder"),
-    "as_intro": partial(_phase, "encoder", distance=True),
+    "as_intro-encoder": partial(_phase, "encoder", distance=True),
+    "as_intro-decoder": partial(_phase, "decoder", distance=True),
 }
 
 
