@@ -53,8 +53,8 @@ def claims_table(claims: Sequence[Claim], details: bool = False) -> LinkedTable:
 
     Args:
         claims: from `asintrovae.sweeps.claims.claims`.
-        details: show what the effect measures, the published one, and how many runs it was
-            computed from, with those left out.
+        details: show the published effect, too, and how many runs it was computed from, with those
+            left out.
 
     Returns:
         The table, whose claims are links to their chapters.
@@ -68,9 +68,9 @@ def claims_table(claims: Sequence[Claim], details: bool = False) -> LinkedTable:
             "claim": claim.text,
             "verdict": said(claim),
             "effect (95 % interval)": one if math.isnan(effect.low) else interval,
+            "effect is": claim.measure,
         }
         if details:
-            row["effect is"] = claim.measure
             row["published"] = "–" if math.isnan(claim.published) else f"{claim.published:.2g}"
             left_out = f" ({claim.left_out} left out)" if claim.left_out else ""
             row["runs"] = f"{len(claim.runs)}{left_out}"
