@@ -31,7 +31,7 @@ const NUMBERS = [
 ];
 const FLOAT32_EPS = 2 ** -23;
 const SAMPLES = 500, POSTERIORS = 24, MANY = 5000, GRID = 48, ARROWS = 64;
-const MESSAGE_MS = 34, PICTURE_MS = 330, SLICE_MS = 16;
+const MESSAGE_MS = 34, PICTURE_MS = 330, SPEED_MS = 500, SLICE_MS = 16;
 
 // --- settings
 
@@ -95,10 +95,9 @@ function unpackedNumbers(numbers, options) {
   return { ...options, ...given, c: options.fixed ? given.c : null };
 }
 
-// Step of a phase: (learning halves, their moments, other halves, draws, numbers)
-// -> {weights, moments, terms}, terms a vector with the loss first. `names` is filled by the first call.
-function compiledStep(phase, options, names) {
-  return jax.jit((learning, moments, others, draws, numbers) => {
+// Loss and terms of a phase as a vector, the loss first, and the gradient in the learning halves. `names` gets the terms'.
+function gradientOf(phase, options, names) {
+  return (learning, others, draws, numbers) => {
     const weights = unpackedNumbers(numbers, options), { x, noise } = unpackedDraws(draws);
     const lossOf = (halves) => {
       const found = phase.loss(modelOf({ ...others, ...halves }), x, noise, weights.progress, weights);
@@ -106,8 +105,16 @@ function compiledStep(phase, options, names) {
       return [found.loss, Object.values(found.terms)];
     };
     const [[loss, terms], gradient] = jax.valueAndGrad(lossOf, { hasAux: true })(jax.tree.ref(learning));
-    const next = adamStep(learning, moments, gradient, weights);
-    return { ...next, terms: jax.numpy.stack(held([loss, ...terms])) };
+    return { terms: jax.numpy.stack(held([loss, ...terms])), gradient };
+  };
+}
+
+// Step of a phase: (learning halves, their moments, other halves, draws, numbers) -> {weights, moments, terms}.
+function compiledStep(phase, options, names) {
+  const gradientAt = gradientOf(phase, options, names);
+  return jax.jit((learning, moments, others, draws, numbers) => {
+    const { terms, gradient } = gradientAt(learning, others, draws, numbers);
+    return { ...adamStep(learning, moments, gradient, unpackedNumbers(numbers, options)), terms };
   });
 }
 
@@ -135,6 +142,9 @@ const LOOKS = {
   },
   downhill: (model, x) => multiply(-1, jax.grad((points) => sum(energyOf(model, points)))(held(x))),
 };
+
+// What a compiled phase depends on, but for the shapes.
+const keyOf = (settings, phase) => JSON.stringify([settings.model, phase.name, optionsOf(settings)]);
 
 // Functions compiled so far; jax-js itself compiles anew for another shape.
 const compiled = new Map();
@@ -183,8 +193,7 @@ class Run {
   // Take all steps of the phase to come.
   phase() {
     const phase = this.phases[this.place], options = optionsOf(this.settings);
-    const key = JSON.stringify([this.settings.model, phase.name, phase.loss.name, options]);
-    const { step, names } = once(`step ${key}`, () => {
+    const { step, names } = once(`step ${keyOf(this.settings, phase)}`, () => {
       const names = [];
       return { step: compiledStep(phase, options, names), names };
     });
@@ -234,8 +243,7 @@ class Run {
 
   // Values of one of LOOKS at points (2 N numbers).
   look(name, points) {
-    const f = once(`look ${name} ${this.settings.model === "wgan_gp"}`, () =>
-      jax.jit((halves, x) => held(LOOKS[name](modelOf(halves), x))));
+    const f = once(`look ${name} ${this.hasEncoder}`, () => jax.jit((halves, x) => held(LOOKS[name](modelOf(halves), x))));
     const x = jax.numpy.array(points).reshape([points.length / 2, 2]);
     return f(jax.tree.ref(this.halves), x).dataSync();
   }
@@ -271,35 +279,36 @@ class Run {
     };
   }
 
-  // Take the phase to come and return its arrows: see the head of the contract in `arrowsOf`.
+  // Take the phase to come, and return who pulls which fake where.
   steppedWithArrows() {
-    const phase = this.phases[this.place], judges = ["encoder", "critic"].includes(phase.name);
-    const fakes = this.z.slice(-2 * this.settings.batch_size).length / 2;
-    const draws = this.draws(0), count = Math.min(ARROWS, this.settings.batch_size, fakes);
-    if (!judges) {
-      const options = optionsOf(this.settings);
-      const key = JSON.stringify([this.settings.model, phase.name, phase.loss.name, options]);
-      const pull = once(`pull ${key}`, () => compiledPull(phase, options));
-      const given = [jax.numpy.array(draws), jax.numpy.array(this.numbers(phase))];
-      const slopes = pull(jax.tree.ref(this.halves), ...given).dataSync();
-      const size = this.settings.batch_size;
-      const fakes = phase.name === "joint"
-        ? this.look("reconstruct", draws.slice(0, 2 * size)) : this.look("decode", draws.slice(4 * size, 6 * size));
-      this.phase();
-      return { arrows: this.arrowsOf(fakes, slopes, count), change: null };
-    }
-    const points = this.look("decode", this.z.slice(0, 2 * count)), before = this.look("energy", points);
-    this.phase();
-    const after = this.look("energy", points);
-    const arrows = this.arrowsOf(points, this.look("downhill", points), count);
-    return { arrows, change: after.map((value, k) => value - before[k]) };
+    const phase = this.phases[this.place];
+    return ["encoder", "critic"].includes(phase.name) ? this.judged() : this.pulled(phase);
   }
 
-  // x, y, dx, dy of each point; the longest is 0.12 of the plane's width.
-  arrowsOf(points, slopes, count) {
-    const [low, high] = this.density.extent;
-    let longest = 0;
-    for (let k = 0; k < count; k++) longest = Math.max(longest, Math.hypot(slopes[2 * k], slopes[2 * k + 1]));
+  // After a phase of the encoder or the critic: where the new energy falls at fakes, and how it changed there.
+  judged() {
+    const fakes = this.look("decode", this.z.slice(0, 2 * ARROWS)), before = this.look("energy", fakes);
+    this.phase();
+    const change = this.look("energy", fakes).map((after, k) => after - before[k]);
+    return { arrows: this.arrowsOf(fakes, this.look("downhill", fakes)), change };
+  }
+
+  // Before a phase of the decoder or the generator: where its loss pulls the fakes of its batch.
+  pulled(phase) {
+    const options = optionsOf(this.settings), size = this.settings.batch_size, draws = this.draws(0);
+    const pull = once(`pull ${keyOf(this.settings, phase)}`, () => compiledPull(phase, options));
+    const given = [jax.numpy.array(draws), jax.numpy.array(this.numbers(phase))];
+    const slopes = pull(jax.tree.ref(this.halves), ...given).dataSync();
+    const [x, z] = [draws.slice(0, 2 * size), draws.slice(4 * size, 6 * size)];
+    const fakes = phase.name === "joint" ? this.look("reconstruct", x) : this.look("decode", z);
+    this.phase();
+    return { arrows: this.arrowsOf(fakes, slopes), change: null };
+  }
+
+  // x, y, dx, dy of each of the first points; the longest is 0.12 of the plane's width.
+  arrowsOf(points, slopes) {
+    const [low, high] = this.density.extent, count = Math.min(ARROWS, points.length / 2);
+    const longest = Math.max(...Array.from({ length: count }, (_, k) => Math.hypot(slopes[2 * k], slopes[2 * k + 1])));
     const scale = longest > 0 ? (0.12 * (high - low)) / longest : 0;
     return Float32Array.from({ length: 4 * count }, (_, k) => {
       const place = 2 * (k >> 2) + (k & 1);
@@ -314,7 +323,8 @@ class Run {
 
 // --- messages
 
-let run = null, running = false, until = Infinity, picture = null, pictureTime = 0, messageTime = 0, speed = 0;
+let run = null, running = false, until = Infinity, picture = null, pictureTime = 0, messageTime = 0;
+let speed = 0, mark = null; // iterations a second since {time, i}
 const channel = new MessageChannel(); // gives way to messages, without the pause of setTimeout
 channel.port1.onmessage = () => guarded(train);
 const now = () => performance.now();
@@ -325,13 +335,12 @@ function tell(arrows) {
     picture = run.diverged && picture ? picture : run.picture();
     pictureTime = now();
   }
-  const { settings, i } = run, c = settings.c ?? null;
-  const annealed = Math.min(5 * Math.min(i / settings.iterations, 1), 1e9);
-  const weight = c ?? (settings.c_schedule === "tanh" ? Math.tanh(annealed) : Math.min(annealed, 1));
+  const { settings, i } = run, annealed = 5 * Math.min(i / settings.iterations, 1);
+  const c = settings.c ?? (settings.c_schedule === "tanh" ? Math.tanh(annealed) : Math.min(annealed, 1));
   postMessage({
     type: "state", i, iterations: settings.iterations, phase: run.done ?? null, next: run.phases[run.place].name,
     warming: run.phases[0].name === "joint" && settings.model !== "vae", running, its_per_second: speed,
-    diverged: run.diverged, terms: { ...run.terms }, c: settings.model === "as_intro" ? weight : null,
+    diverged: run.diverged, terms: { ...run.terms }, c: settings.model === "as_intro" ? c : null,
     view: run.view(picture, arrows),
   });
   messageTime = now();
@@ -340,10 +349,12 @@ function tell(arrows) {
 // A slice of training, then way for messages.
 function train() {
   if (!running) return;
-  const begin = now(), first = run.i;
+  const begin = now();
   while (run.i < until && !run.diverged && now() - begin < SLICE_MS) run.phase();
-  const rate = (1000 * (run.i - first)) / (now() - begin);
-  speed = speed ? 0.95 * speed + 0.05 * rate : rate;
+  if (now() - mark.time > SPEED_MS) {
+    speed = (1000 * (run.i - mark.i)) / (now() - mark.time);
+    mark = { time: now(), i: run.i };
+  }
   running = run.i < until && !run.diverged;
   if (!running || now() - messageTime > MESSAGE_MS) tell();
   if (running) channel.port2.postMessage(null);
@@ -362,7 +373,8 @@ const ON = {
     tell();
   },
   set({ config }) {
-    const fixed = FIXED.find((name) => config[name] !== undefined && config[name] !== run.settings[name]);
+    const differs = (name) => config[name] !== undefined && String(config[name]) !== String(run.settings[name]);
+    const fixed = FIXED.find(differs);
     if (fixed) throw new Error(`${fixed} cannot change during a run: start a new one`);
     const { warmup } = run.settings;
     run.settings = settingsOf({ ...run.settings, ...config, warmup: config.warmup ?? warmup });
@@ -373,6 +385,7 @@ const ON = {
     until = message.until ?? (run.i < run.settings.iterations ? run.settings.iterations : Infinity);
     if (!running) {
       running = true;
+      mark = { time: now(), i: run.i };
       channel.port2.postMessage(null);
     }
   },

@@ -118,28 +118,28 @@ function weightedDistance(phase, q, q_r, q_g, weights) {
   return product(weights.distance_weight, weights.distance_reduction === "sum" ? pairs : 1, distance);
 }
 
-// D = E k(r, r') + E k(g, g') - 2 E k(r, g)
-function asDistance(q_r, q_g, { kernel, bandwidth, estimator }) {
-  const within = (q) => meanKernel(q, q, kernel, bandwidth, estimator === "u");
-  return subtract(add(within(q_r), within(q_g)), multiply(2, meanKernel(q_r, q_g, kernel, bandwidth, false)));
+// D = E k(r, r') + E k(g, g') - 2 E k(r, g), of two batches of one size. Added up pair by pair: in float32 a difference
+// of three means would lose D. The unbiased estimator leaves out the pairs i = i of the first two.
+function asDistance(q_r, q_g, options) {
+  const [count] = q_g.mean.shape;
+  const pairs = (a, b) => kernelOf(a, b, [count, 1], [1, count], options);
+  const within = add(pairs(q_r, q_r), pairs(q_g, q_g));
+  const distance = mean(subtract(within, multiply(2, pairs(q_r, q_g))));
+  if (options.estimator === "v") return distance;
+  const equal = (q) => kernelOf(q, q, [count], [count], options);
+  return add(distance, divide(subtract(mean(within), mean(add(equal(q_r), equal(q_g)))), count - 1));
 }
 
-// Mean of the kernel over all pairs of two batches of one size, or over those with i ≠ j.
-function meanKernel(a, b, kernel, bandwidth, distinct) {
-  const [count, axes] = a.mean.shape;
-  const smooth = multiply(0.5, bandwidth);
-  const side = (q, k, shape) => ({
+// Kernel of posteriors a, arranged by rows, and b, arranged across.
+function kernelOf(a, b, rows, across, { kernel, bandwidth }) {
+  const axes = a.mean.shape[1], smooth = multiply(0.5, bandwidth);
+  const axis = (q, k, shape) => ({
     mean: reshape(columns(q.mean, k, k + 1), shape),
     var: add(reshape(columns(variance(q), k, k + 1), shape), smooth),
   });
-  const gram = (rows, across) => {
-    const logs = Array.from({ length: axes }, (_, k) => logAxisKernel(side(a, k, rows), side(b, k, across), kernel));
-    if (kernel === "mean") return divide(total(...logs.map((l) => exp(add(l, 0.5 * LOG_2PI)))), axes);
-    return exp(divide(total(...logs), kernel === "tempered" ? axes : 1));
-  };
-  const all = gram([count, 1], [1, count]);
-  if (!distinct) return mean(all);
-  return divide(subtract(sum(all), sum(gram([count], [count]))), count * (count - 1));
+  const logs = Array.from({ length: axes }, (_, k) => logAxisKernel(axis(a, k, rows), axis(b, k, across), kernel));
+  if (kernel === "mean") return divide(total(...logs.map((l) => exp(add(l, 0.5 * LOG_2PI)))), axes);
+  return exp(divide(total(...logs), kernel === "tempered" ? axes : 1));
 }
 
 const LOG_2PI = Math.log(2 * Math.PI);
