@@ -116,17 +116,24 @@ function histogram(points, [low, high], bins) {
   return counts;
 }
 
-// KL and JSD of the tables' protocol, of densities in 100 × 100 cells; null where no generated point lies inside.
-function protocolScores(real, generated, extent, bins = 100) {
-  const density = (points) => {
-    const counts = histogram(points, extent, bins);
-    const scale = counts.reduce((a, b) => a + b) * ((extent[1] - extent[0]) / bins) ** 2;
-    return counts.map((count) => count / scale);
-  };
-  const p = density(real), q = density(generated), middle = p.map((value, k) => (value + q[k]) / 2);
-  const entropy = (a, b) => a.reduce((s, value, k) => (value > 0 ? s + value * Math.log(value / (b[k] + 1e-14)) : s), 0);
-  if (!q.every(Number.isFinite)) return { kl: null, jsd: null };
-  return { kl: entropy(p, q) / 100, jsd: (entropy(middle, p) + entropy(middle, q)) / 200 };
+// Density in each of 100 × 100 cells; NaN where no point lies inside.
+function binnedDensity(points, extent, bins = 100) {
+  const counts = histogram(points, extent, bins);
+  const scale = counts.reduce((a, b) => a + b) * ((extent[1] - extent[0]) / bins) ** 2;
+  return counts.map((count) => count / scale);
+}
+
+// KL and JSD of the tables' protocol, of binned real points; null where no generated point lies inside.
+function protocolScores(real, generated, extent) {
+  const binned = binnedDensity(generated, extent);
+  if (Number.isNaN(binned[0])) return { kl: null, jsd: null };
+  let kl = 0, jsd = 0;
+  real.forEach((p, k) => {
+    const q = binned[k], middle = (p + q) / 2;
+    if (p > 0) kl += p * Math.log(p / (q + 1e-14));
+    if (middle > 0) jsd += middle * (Math.log(middle / (p + 1e-14)) + Math.log(middle / (q + 1e-14)));
+  });
+  return { kl: kl / 100, jsd: jsd / 200 };
 }
 
 // Modes with at least a quarter of the points they should have, and the share of points that are near no mode.
@@ -137,7 +144,7 @@ function modeScores(points, centers, [low, high]) {
   for (let k = 0; k < count; k++) {
     let lonely = true;
     centers.forEach(([x, y], mode) => {
-      if (Math.hypot(points[2 * k] - x, points[2 * k + 1] - y) < radius) {
+      if ((points[2 * k] - x) ** 2 + (points[2 * k + 1] - y) ** 2 < radius ** 2) {
         near[mode]++;
         lonely = false;
       }

@@ -31,7 +31,7 @@ const NUMBERS = [
 ];
 const FLOAT32_EPS = 2 ** -23;
 const SAMPLES = 500, POSTERIORS = 24, MANY = 5000, GRID = 48, ARROWS = 64;
-const MESSAGE_MS = 34, PICTURE_MS = 330, SPEED_MS = 500, SLICE_MS = 16;
+const MESSAGE_MS = 34, PICTURE_MS = 330, SPEED_MS = 500, SLICE_MS = 10;
 
 // --- settings
 
@@ -232,7 +232,8 @@ class Run {
     const { seed } = this.settings, { density } = this, [low, high] = density.extent;
     const evaluation = streamFor(seed, "evaluation");
     this.real = pointsOf(density, MANY, evaluation);
-    this.floor = protocolScores(this.real, pointsOf(density, MANY, evaluation), density.extent);
+    this.binned = binnedDensity(this.real, density.extent);
+    this.floor = protocolScores(this.binned, pointsOf(density, MANY, evaluation), density.extent);
     this.z = normals(2 * MANY, streamFor(seed, "samples"));
     const at = (k) => low + ((k + 0.5) / GRID) * (high - low);
     this.plane = Float32Array.from({ length: 2 * GRID * GRID }, (_, k) => {
@@ -264,7 +265,7 @@ class Run {
     const energy = this.look("energy", this.plane);
     const klOf = (points) => (this.hasEncoder ? mean(this.look("energy", points.slice(0, 2 * SAMPLES))) : null);
     const scores = {
-      ...modeScores(many, centers, extent), ...protocolScores(this.real, many, extent),
+      ...modeScores(many, centers, extent), ...protocolScores(this.binned, many, extent),
       kl_real: klOf(this.real), kl_generated: klOf(many),
     };
     return { density, energy, scores };
@@ -323,17 +324,18 @@ class Run {
 
 // --- messages
 
-let run = null, running = false, until = Infinity, picture = null, pictureTime = 0, messageTime = 0;
+let run = null, running = false, until = Infinity, picture = null;
+let messageDue = 0, pictureDue = 0; // on a slow machine later, so that most of the time is left to the training
 let speed = 0, mark = null; // iterations a second since {time, i}
 const channel = new MessageChannel(); // gives way to messages, without the pause of setTimeout
 channel.port1.onmessage = () => guarded(train);
 const now = () => performance.now();
 
-function tell(arrows) {
-  const fresh = !running || now() - pictureTime > PICTURE_MS;
-  if (fresh) {
+function tell(arrows, fresh = !running || now() > pictureDue) {
+  const begin = now();
+  if (fresh || !picture) {
     picture = run.diverged && picture ? picture : run.picture();
-    pictureTime = now();
+    pictureDue = now() + Math.max(PICTURE_MS, 10 * (now() - begin));
   }
   const { settings, i } = run, annealed = 5 * Math.min(i / settings.iterations, 1);
   const c = settings.c ?? (settings.c_schedule === "tanh" ? Math.tanh(annealed) : Math.min(annealed, 1));
@@ -343,7 +345,7 @@ function tell(arrows) {
     diverged: run.diverged, terms: { ...run.terms }, c: settings.model === "as_intro" ? c : null,
     view: run.view(picture, arrows),
   });
-  messageTime = now();
+  messageDue = begin + Math.max(MESSAGE_MS, 4 * (now() - begin));
 }
 
 // A slice of training, then way for messages.
@@ -356,7 +358,7 @@ function train() {
     mark = { time: now(), i: run.i };
   }
   running = run.i < until && !run.diverged;
-  if (!running || now() - messageTime > MESSAGE_MS) tell();
+  if (!running || now() > messageDue) tell();
   if (running) channel.port2.postMessage(null);
 }
 
@@ -391,6 +393,7 @@ const ON = {
   },
   pause() {
     running = false;
+    if (picture) tell(null, false); // at once, the newest picture behind it
     tell();
   },
   step() {
