@@ -427,6 +427,39 @@ def test_a_kernel_sends_the_library(monkeypatch):
     assert sent == [({"library": library().name}, [library().read_bytes()])]
 
 
+WITH_A_KERNEL = """async ([text, library, traits]) => {
+    const url = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
+    const { default: widget } = await import(url);
+    const listeners = [], bytes = new TextEncoder().encode(library);
+    const model = {
+        get: (name) => traits[name],
+        set: (name, value) => { traits[name] = value; },
+        on(event, listener) { if (event === "msg:custom") listeners.push(listener); },
+        save_changes() { window.saved = true; },
+        send({ want }) {
+            for (const tell of listeners) tell({ [want]: "x.js" }, [new DataView(bytes.buffer)]);
+        },
+    };
+    widget.render({ model, el: document.body });
+    window.traits = traits;
+}"""
+
+
+def test_with_a_kernel_the_library_comes_as_a_message(show):
+    """And what the reader sets goes to Python; the address is that of the notebook, and stays."""
+    page = show(compact=True, ready=False)
+    page.evaluate("document.querySelector('figure').remove()")
+    traits = {"preset": "c1", "config": SHORT, "compare": {}, "compact": False}
+    page.evaluate(WITH_A_KERNEL, [str(Lab._esm), library().read_text(), traits])
+    page.wait_for_function(f"{FIRST}?.view?.samples", timeout=60_000)
+    page.locator("input[name=beta_kl]").fill("1.5")
+    assert page.evaluate("window.saved && window.traits.config.beta_kl") == 1.5
+    press(page, "play")
+    page.wait_for_function(f"{FIRST}.i > 2")
+    assert not page.locator("[data-name=share]").is_visible()
+    assert page.evaluate("location.hash") == ""
+
+
 def test_every_setting_of_a_preset_is_a_parameter():
     for preset in SETTINGS["presets"].values():
         for values in (preset["config"], preset.get("compare", {})):

@@ -146,7 +146,7 @@ function makeSide({ title, prefix, compact, write, report, layers }) {
     latent: [mark(BLUE, "codes of real points"), mark(ORANGE, "of generated ones"), h("span", {}, "circles: the prior")],
     curves: [],
   };
-  const panel = (kind, content) => h("figure", { class: `panel ${kind}` }, content, ...(captions[kind]?.length ? [h("figcaption", { class: "caption" }, ...captions[kind])] : []));
+  const panel = (kind, content) => h("div", { class: `panel ${kind}` }, content, ...(captions[kind]?.length ? [h("div", { class: "caption" }, ...captions[kind])] : []));
   const kinds = compact ? ["data"] : Object.keys(PANELS);
   const panels = kinds.map((kind) => panel(kind, kind === "scores" ? scores : views[kind]));
   const choice = chooser(`${prefix}model`, `model, ${title}`, Object.entries(MODELS), (model) => write("model", model));
@@ -270,7 +270,7 @@ function render({ model, el }) {
   const linked = model.built && !compact ? settingIn(location.hash) : null;
   const given = settingOf(model.get("preset"));
   let setting = linked ?? { preset: model.get("preset"), config: { ...given.config, ...model.get("config") }, compare: { ...given.compare, ...model.get("compare") } };
-  let playing = false, beyond = false, loading = null, lastDraw = 0, drawTimer = null, spokenAt = 0, chosen = "data", seen = false, saving = false;
+  let playing = false, beyond = false, loading = null, lastDraw = 0, cost = 0, drawTimer = null, spokenAt = 0, chosen = "data", seen = false, saving = false;
 
   // --- what is set
   function save(next) {
@@ -453,16 +453,17 @@ function render({ model, el }) {
     advance();
   }
 
-  // Pictures follow the states, at most 30 times a second; once a second where less motion is asked for.
+  // Pictures follow the states, at most 30 times a second, with a third of the time at most; once a second where less motion is asked for.
   function drawSoon(now = false) {
     if (drawTimer !== null && !now) return;
-    const wait = now ? 0 : Math.max(0, lastDraw + (still.matches ? 1000 : 33) - performance.now());
+    const wait = now ? 0 : Math.max(0, lastDraw + Math.max(still.matches ? 1000 : 33, 3 * cost) - performance.now());
     clearTimeout(drawTimer);
     drawTimer = setTimeout(() => requestAnimationFrame(() => {
       drawTimer = null;
       lastDraw = performance.now();
       for (const side of sides) side.draw();
       tell();
+      cost = performance.now() - lastDraw; // on a slow machine more time is left to the training
     }), wait);
   }
 

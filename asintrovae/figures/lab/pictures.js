@@ -65,13 +65,10 @@ function heat(density) {
 const hexColor = (text) => `rgb(${[1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16)).join(",")})`;
 
 function dots(context, points, place, radius) {
-  context.beginPath();
   for (let i = 0; i + 1 < points.length; i += 2) {
     const [x, y] = place(points[i], points[i + 1]);
-    context.moveTo(x + radius, y);
-    context.arc(x, y, radius, 0, 2 * Math.PI);
+    context.fillRect(x - radius, y - radius, 2 * radius, 2 * radius); // faster than a circle, and looks the same
   }
-  context.fill();
 }
 
 // The data plane: the energy in shades, the decoder's density, real and generated points, the arrows of a step, a pen.
@@ -91,7 +88,7 @@ function drawPlane(canvas, { view, extent, real, step, layers, centers, pen }) {
     context.fillStyle = lighter ? LIGHTER[ORANGE] : ORANGE;
     if (view && layers.points) dots(context, view.samples, place, 1.3);
     context.fillStyle = lighter ? LIGHTER[BLUE] : BLUE;
-    if (real && layers.points) dots(context, real, place, 1.8);
+    if (real && layers.points) dots(context, real, place, 1.6);
     if (view?.arrows) drawArrows(context, view.arrows, place, color);
     if (view?.arrows && view.change) drawChanges(context, view, place, color);
     if (centers) {

@@ -37,9 +37,9 @@ const OFFICIAL = { // book/training/params/model/as_intro-official.yaml
 };
 const AFRESH = ["model", "dataset", "points", "width", "depth", "batch_size", "seed"]; // a change of these starts a new run
 
-// What the engine is given. `official` of the code's form stays where a slider has not been moved.
+// What the engine is given: RunConfig's parameters, and those that only a published code has.
 function engineConfig(config) {
-  const official = config.model === "as_intro-official" ? OFFICIAL : {};
+  const official = { "as_intro-official": OFFICIAL, wgan_gp: { adam_betas: [0, 0.9] } }[config.model] ?? {};
   const points = config.dataset === "drawn" ? scattered(centersOf(config.points)) : undefined;
   return { ...config, data: config.dataset, points, ...official };
 }
@@ -152,7 +152,7 @@ const DIALS = { // label in parts (a list is a subscript), meaning, range
   c: { label: ["c"], about: "KL against D", min: 0, max: 1, step: 0.05 },
   gradient_penalty: { label: ["λ", ["gp"]], about: "gradient penalty", stops: [0, 0.1, 0.3, 1, 3, 10, 30] },
   critic_steps: { label: ["critic steps"], about: "", min: 1, max: 10, step: 1 },
-  learning_rate: { label: ["learning rate"], about: "", stops: [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1] },
+  learning_rate: { label: ["learning rate"], about: "", stops: [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1] },
 };
 
 // --- the guided tour: six settings with a sentence or two each
@@ -163,5 +163,5 @@ const TOUR = [
   ["IntroVAE objects", "introvae", "IntroVAE trains the encoder as a critic. Press Step twice: first the encoder raises the energy of generated points, then the decoder moves them along the arrows to lower energy. Then press Play and see the middle turn dark."],
   ["The margin", "margin", "The encoder stops pushing at the margin m. Here m is 1 nat, less than eight clusters need. Play, then move m to 3 in the middle of the run, then to 32: which modes are lost?"],
   ["S-IntroVAE has no margin", "c1", "S-IntroVAE replaces the margin by a push that fades as a sample is recognised. Play to 1,000 iterations. Then raise β_kl until the modes disappear."],
-  ["What D does in the first fifth", "first-fifth", "AS-IntroVAE (right) shares its push between KL and D, a distance between the codes of real and generated points. c rises from 0 to 1 in the first fifth of the run. Play, watch D and c, and compare the two after iteration 600."],
+  ["What D does in the first fifth", "first-fifth", "AS-IntroVAE (right) shares its push between KL and D, a distance between the codes of real and generated points. c rises from 0 to 1 in the first fifth of the run. Play, watch D and c, and compare the two after iteration 300 of 1,500."],
 ];
