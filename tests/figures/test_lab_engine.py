@@ -10,6 +10,7 @@ import numpy
 import pytest
 import torch
 from conftest import ROOT
+from scipy.stats import mannwhitneyu
 
 from asintrovae import RunConfig, build_model, build_objective
 from asintrovae.build import with_warmup
@@ -299,6 +300,24 @@ def test_a_log_variance_is_bounded_and_can_come_back(page, logvar, value, slope)
     assert in_worker(page, code, logvar) == pytest.approx([value, 1], rel=1e-6)
 
 
+def test_a_short_run_finds_modes(page):
+    """Most of the eight after a quarter of the run that `lab_modes.py` takes."""
+    code = """(() => {
+      const run = new Run(settingsOf({ model: "soft_intro", warmup: 0, seed: 1 }));
+      while (run.i < 800) run.phase();
+      return run.picture().scores.modes;
+    })()"""
+    assert in_worker(page, code, None) >= 4
+
+
+def test_it_finds_as_many_modes_as_the_package():
+    """Over the seeds that `book/tools/lab_modes.py` took."""
+    found = json.loads((ROOT / "data" / "lab" / "modes.json").read_text())
+    page, package = found["modes_of_lab"], found["modes_of_package"]
+    assert len(page) == len(package) >= 10
+    assert mannwhitneyu(page, package).pvalue > 0.05
+
+
 # --- data sets and scores
 
 
@@ -452,6 +471,16 @@ def test_what_does_not_fit_is_said_in_a_sentence(page, config, sentence):
       l.worker.terminate();
       return message;"""
     assert played(page, code) == sentence
+
+
+def test_without_webassembly_it_says_so(page):
+    code = """
+      const bare = lab("self.WebAssembly = undefined;" + text);
+      const { message } = await bare.first(({ type }) => type === "error");
+      l.worker.terminate();
+      bare.worker.terminate();
+      return message;"""
+    assert played(page, code) == "this browser has no WebAssembly, which the training needs"
 
 
 def test_the_seed_is_not_set_during_a_run(page):

@@ -155,13 +155,18 @@ function once(key, make) {
 
 // --- a run
 
+// Halves that are among those named, or are not.
+function chosen(halves, names, among) {
+  return Object.fromEntries(Object.entries(halves).filter(([name]) => names.includes(name) === among));
+}
+
 class Run {
   constructor(settings) {
     this.settings = settings;
     this.density = settings.data === "drawn" ? drawnDensity(settings.points) : DENSITIES[settings.data]();
     const sizes = sizesOf(settings.model, settings.width, settings.depth);
     this.halves = onDevice(freshWeights(sizes, streamFor(settings.seed, "init")));
-    this.moments = Object.fromEntries(Object.entries(this.halves).map(([name, half]) => [name, freshMoments(half)]));
+    this.moments = freshMoments(this.halves);
     this.steps = Object.fromEntries(Object.keys(this.halves).map((name) => [name, 0])); // of each half's Adam
     this.i = 0;
     this.place = 0; // of the phase to come within its iteration
@@ -174,6 +179,7 @@ class Run {
     return phasesAt(this.i, this.settings);
   }
 
+  // What the next step of a phase computes with, in the order of NUMBERS.
   numbers(phase) {
     const s = this.settings, [decay1, decay2] = s.adam_betas, t = this.steps[phase.learns[0]] + 1;
     const given = {
@@ -198,21 +204,14 @@ class Run {
       return { step: compiledStep(phase, options, names), names };
     });
     for (let k = 0; k < (phase.steps ?? 1); k++) {
-      const pick = (tree, learns) =>
-        Object.fromEntries(Object.entries(tree).filter(([name]) => phase.learns.includes(name) === learns));
-      const learning = pick(this.halves, true), others = jax.tree.ref(pick(this.halves, false));
-      const moments = { first: {}, second: {} };
-      for (const name of phase.learns) {
-        moments.first[name] = this.moments[name].first;
-        moments.second[name] = this.moments[name].second;
-      }
+      const learning = chosen(this.halves, phase.learns, true), others = chosen(this.halves, phase.learns, false);
+      const [first, second] = ["first", "second"].map((kind) => chosen(this.moments[kind], phase.learns, true));
       const draws = jax.numpy.array(this.draws(k)), numbers = jax.numpy.array(this.numbers(phase));
-      const next = step(learning, moments, others, draws, numbers);
-      for (const name of phase.learns) {
-        this.halves[name] = next.weights[name];
-        this.moments[name] = { first: next.moments.first[name], second: next.moments.second[name] };
-        this.steps[name]++;
-      }
+      const next = step(learning, { first, second }, jax.tree.ref(others), draws, numbers);
+      Object.assign(this.halves, next.weights);
+      Object.assign(this.moments.first, next.moments.first);
+      Object.assign(this.moments.second, next.moments.second);
+      for (const name of phase.learns) this.steps[name]++;
       const values = next.terms.dataSync();
       ["loss", ...names].forEach((name, place) => (this.terms[`${phase.name}/${name}`] = values[place]));
       if (!values.every(Number.isFinite)) this.diverged = true;
@@ -244,7 +243,8 @@ class Run {
 
   // Values of one of LOOKS at points (2 N numbers).
   look(name, points) {
-    const f = once(`look ${name} ${this.hasEncoder}`, () => jax.jit((halves, x) => held(LOOKS[name](modelOf(halves), x))));
+    const seen = (halves, x) => held(LOOKS[name](modelOf(halves), x));
+    const f = once(`look ${name} ${this.hasEncoder}`, () => jax.jit(seen));
     const x = jax.numpy.array(points).reshape([points.length / 2, 2]);
     return f(jax.tree.ref(this.halves), x).dataSync();
   }
@@ -296,8 +296,8 @@ class Run {
 
   // Before a phase of the decoder or the generator: where its loss pulls the fakes of its batch.
   pulled(phase) {
-    const options = optionsOf(this.settings), size = this.settings.batch_size, draws = this.draws(0);
-    const pull = once(`pull ${keyOf(this.settings, phase)}`, () => compiledPull(phase, options));
+    const size = this.settings.batch_size, draws = this.draws(0);
+    const pull = once(`pull ${keyOf(this.settings, phase)}`, () => compiledPull(phase, optionsOf(this.settings)));
     const given = [jax.numpy.array(draws), jax.numpy.array(this.numbers(phase))];
     const slopes = pull(jax.tree.ref(this.halves), ...given).dataSync();
     const [x, z] = [draws.slice(0, 2 * size), draws.slice(4 * size, 6 * size)];
@@ -326,7 +326,7 @@ class Run {
 
 let run = null, running = false, until = Infinity, picture = null;
 let messageDue = 0, pictureDue = 0; // on a slow machine later, so that most of the time is left to the training
-let speed = 0, mark = null; // iterations a second since {time, i}
+let speed = 0, spent = 0, taken = 0; // iterations a second, milliseconds and iterations since it was measured
 const channel = new MessageChannel(); // gives way to messages, without the pause of setTimeout
 channel.port1.onmessage = () => guarded(train);
 const now = () => performance.now();
@@ -351,14 +351,12 @@ function tell(arrows, fresh = !running || now() > pictureDue) {
 // A slice of training, then way for messages.
 function train() {
   if (!running) return;
-  const begin = now();
+  const begin = now(), first = run.i;
   while (run.i < until && !run.diverged && now() - begin < SLICE_MS) run.phase();
-  if (now() - mark.time > SPEED_MS) {
-    speed = (1000 * (run.i - mark.i)) / (now() - mark.time);
-    mark = { time: now(), i: run.i };
-  }
   running = run.i < until && !run.diverged;
   if (!running || now() > messageDue) tell();
+  [spent, taken] = [spent + now() - begin, taken + run.i - first];
+  if (spent > SPEED_MS) [speed, spent, taken] = [(1000 * taken) / spent, 0, 0];
   if (running) channel.port2.postMessage(null);
 }
 
@@ -366,7 +364,7 @@ const ON = {
   start({ config }) {
     const settings = settingsOf(config);
     run?.free();
-    [run, running, picture, speed] = [new Run(settings), false, null, 0];
+    [run, running, picture, speed, spent, taken] = [new Run(settings), false, null, 0, 0, 0];
     const { centers, extent } = run.density;
     postMessage({
       type: "data", real: run.real.slice(0, 2 * SAMPLES), centers: centers && Float32Array.from(centers.flat()), extent,
@@ -387,7 +385,6 @@ const ON = {
     until = message.until ?? (run.i < run.settings.iterations ? run.settings.iterations : Infinity);
     if (!running) {
       running = true;
-      mark = { time: now(), i: run.i };
       channel.port2.postMessage(null);
     }
   },
@@ -420,11 +417,11 @@ const ready = (async () => {
   await jax.init("wasm");
   jax.defaultDevice("wasm");
   postMessage({ type: "ready", backend: "wasm", simd: true });
-})();
-ready.catch((error) => postMessage({ type: "error", message: error.message }));
+  return true;
+})().catch((error) => postMessage({ type: "error", message: error.message }));
 
 self.onmessage = async ({ data }) => {
-  await ready;
+  if (!(await ready)) return;
   guarded(() => {
     if (data.type !== "start" && data.type !== "stop" && !run) throw new Error("nothing has been started");
     ON[data.type](data);
