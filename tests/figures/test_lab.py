@@ -148,10 +148,10 @@ def test_it_trains_and_pauses(show):
 def test_a_step_is_one_phase_and_shows_who_is_pulled_where(show):
     page = show(config=SHORT)
     take_steps(page, 1)
-    assert "Encoder phase" in page.locator(".stepping").inner_text()
+    assert "Encoder: energy up" in page.locator(".stepping").inner_text()
     assert page.evaluate(f"{FIRST}.view.arrows.length") >= 4 * 20
     take_steps(page, 1)
-    assert "Decoder phase" in page.locator(".stepping").inner_text()
+    assert "Decoder: it moves" in page.locator(".stepping").inner_text()
     assert page.evaluate(f"{FIRST}.view.arrows.length") >= 4 * 20
     press(page, "play")
     page.wait_for_function(f"{FIRST}.i > 3")
@@ -359,8 +359,9 @@ def test_nothing_moves_while_it_trains(show, width):
     places = "all => all.map(e => JSON.stringify(e.getBoundingClientRect()))"
     parts = page.locator(".lab :is(canvas, input, button, select, table, p, .dials)")
     before = parts.evaluate_all(places)
-    take_steps(page, 2)
-    assert parts.evaluate_all(places) == before
+    for _ in ("encoder", "decoder"):
+        take_steps(page, 1)
+        assert parts.evaluate_all(places) == before
     press(page, "play")
     page.wait_for_function(f"{FIRST}.i > 30")
     after = parts.evaluate_all(places)

@@ -628,13 +628,13 @@ function render({ model, el }) {
 
 // What a step has done, in words.
 function said({ phase, view: { change } }) {
-  const up = change ? change.filter((value) => value > 0).length : 0;
+  const up = change ? change.filter((value) => value > 0).length : 0, of = change?.length;
   return {
-    encoder: `Encoder phase: the encoder raised the energy of ${up} of ${change?.length} generated points (▲) and lowered it at the others (▽). Arrows point downhill.`,
-    decoder: "Decoder phase: the decoder moves each generated point along its arrow.",
-    joint: "Both halves learn: the loss pulls each reconstruction along its arrow.",
-    critic: "Critic phase: the critic has changed the landscape. Arrows point downhill, to higher scores.",
-    generator: "Generator phase: the generator moves each point along its arrow, to a higher score.",
+    encoder: `Encoder: energy up (▲) at ${up} of ${of} fakes, down (▽) at the rest.`,
+    decoder: "Decoder: it moves each generated point along its arrow.",
+    joint: "VAE: its loss pulls each reconstruction along its arrow.",
+    critic: `Critic: score down (▲) at ${up} of ${of} fakes, up (▽) at the rest.`,
+    generator: "Generator: it moves each generated point along its arrow.",
   }[phase];
 }
 

@@ -89,8 +89,8 @@ function drawPlane(canvas, { view, extent, real, step, layers, centers, pen }) {
     if (view && layers.points) dots(context, view.samples, place, 1.3);
     context.fillStyle = lighter ? LIGHTER[BLUE] : BLUE;
     if (real && layers.points) dots(context, real, place, 1.6);
-    if (view?.arrows) drawArrows(context, view.arrows, place, color);
     if (view?.arrows && view.change) drawChanges(context, view, place, color);
+    else if (view?.arrows) drawArrows(context, view.arrows, place, color);
     if (centers) {
       context.globalAlpha = 0.5;
       context.strokeStyle = BLUE;

@@ -160,7 +160,7 @@ const DIALS = { // label in parts (a list is a subscript), meaning, range
 const TOUR = [
   ["A VAE blurs", "vae", "This VAE learns eight clusters (blue). Press Play: its samples (orange) fill the disc between the clusters. A VAE has no way to notice that these samples look wrong."],
   ["Look at the energy", "vae", "The shades show KL(x), the energy that the encoder gives to every point of the plane; light is low. The VAE gives a low energy to the empty middle, too."],
-  ["IntroVAE objects", "introvae", "IntroVAE trains the encoder as a critic. Press Step twice: first the encoder raises the energy of generated points, then the decoder moves them along the arrows to lower energy. Then press Play and see the middle turn dark."],
+  ["IntroVAE objects", "introvae", "IntroVAE trains the encoder as a critic. Press Step twice: first the encoder changes the energy at the generated points (triangles), then the decoder moves these points to lower energy (arrows). Then press Play and see the middle turn dark."],
   ["The margin", "margin", "The encoder stops pushing at the margin m. Here m is 1 nat, less than eight clusters need. Play, then move m to 3 in the middle of the run, then to 32: which modes are lost?"],
   ["S-IntroVAE has no margin", "c1", "S-IntroVAE replaces the margin by a push that fades as a sample is recognised. Play to 1,000 iterations. Then raise β_kl until the modes disappear."],
   ["What D does in the first fifth", "first-fifth", "AS-IntroVAE (right) shares its push between KL and D, a distance between the codes of real and generated points. c rises from 0 to 1 in the first fifth of the run. Play, watch D and c, and compare the two after iteration 300 of 1,500."],
