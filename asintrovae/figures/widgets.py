@@ -18,12 +18,18 @@ from asintrovae.data import toy_density
 from asintrovae.running.records import load_run
 
 
-def _module(name: str) -> str:
-    """Return a widget's JavaScript behind the parts of all widgets: anywidget takes one text."""
-    return "".join(
-        Path(__file__).with_name(file).read_text(encoding="utf-8")
-        for file in ("widget_parts.js", name)
+def module(*names: str, constants: str = "") -> str:
+    """Return a widget's JavaScript behind the parts of all widgets: anywidget takes one text.
+
+    Args:
+        names: of its files, in this folder.
+        constants: lines that stand before these files.
+    """
+    parts, *own = (
+        (Path(__file__).parent / file).read_text(encoding="utf-8")
+        for file in ("widget_parts.js", *names)
     )
+    return parts + constants + "".join(own)
 
 
 def _number(default: float, low: float, high: float) -> Any:
@@ -50,7 +56,7 @@ class KernelExplorer(anywidget.AnyWidget):
         n: latent axes, even, up to 256; those beyond the plane repeat its two.
     """
 
-    _esm = _module("kernel_explorer.js")
+    _esm = module("kernel_explorer.js")
 
     mu_a = _pair((-1.0, 0.5), -3, 3)
     var_a = _pair((0.5, 1.0), 0.05, 4)
@@ -81,7 +87,7 @@ class MarginGame(anywidget.AnyWidget):
         tied: fakes look real, so that all energies are kl_fake.
     """
 
-    _esm = _module("margin_game.js")
+    _esm = module("margin_game.js")
 
     margin = _number(3.0, 0, 12)
     kl_real = _number(0.5, 0, 12)
@@ -108,7 +114,7 @@ class EntropyGame(anywidget.AnyWidget):
         unequal: π is (0.4, 0.25, 0.2, 0.1, 0.05); else each of eight states has 1/8.
     """
 
-    _esm = _module("entropy_game.js")
+    _esm = module("entropy_game.js")
 
     gamma = _number(0.7, 0, 1.2)
     unequal = traitlets.Bool(False).tag(sync=True)
@@ -135,7 +141,7 @@ class AnnealingExplorer(anywidget.AnyWidget):
         FileNotFoundError: where the folder holds no such run.
     """
 
-    _esm = _module("annealing_explorer.js")
+    _esm = module("annealing_explorer.js")
 
     iteration = traitlets.Int(800, min=0).tag(sync=True)
     fixed_c = traitlets.Bool(False).tag(sync=True)
@@ -182,7 +188,7 @@ class TrainingPlayer(anywidget.AnyWidget):
         ValueError: where their pictures are of different iterations.
     """
 
-    _esm = _module("training_player.js")
+    _esm = module("training_player.js")
 
     frame = traitlets.Int(0, min=0).tag(sync=True)
     autoplay = traitlets.Bool(False).tag(sync=True)

@@ -6,18 +6,37 @@ for (const script of document.querySelectorAll('script[type="application/vnd.jup
   Object.assign(states, JSON.parse(script.textContent).state);
 }
 
+const beside = document.currentScript?.src; // for the library of the lab, which only its page loads
+
+// Text of the library that a widget asks for. A page opened as a file may not read files, but a script tells its text.
+function libraryText() {
+  return new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = new URL("lab/library.js", beside).href;
+    script.onload = () => resolve(`globalThis.labLibrary = ${globalThis.labLibrary};`);
+    script.onerror = () => reject(new Error("its library is not beside this page"));
+    document.head.append(script);
+  });
+}
+let library; // once for all widgets
+
 function memoryModel(state) {
-  const listeners = {};
+  const listeners = {}, tell = (event, ...given) => { for (const listener of listeners[event] ?? []) listener(...given); };
   return {
+    built: true, // no kernel answers
     get: (name) => state[name],
     set(name, value) {
       state[name] = value;
-      for (const listener of listeners[`change:${name}`] ?? []) listener();
+      tell(`change:${name}`);
     },
     on: (event, listener) => (listeners[event] ??= []).push(listener),
     off: (event, listener) => { listeners[event] = (listeners[event] ?? []).filter((other) => other !== listener); },
     save_changes() {},
-    send() {},
+    send({ want }) {
+      if (want !== "library") return;
+      library ??= libraryText();
+      library.then((text) => tell("msg:custom", { library: text }), (error) => tell("msg:custom", { missing: error.message }));
+    },
   };
 }
 

@@ -2,14 +2,16 @@
 same without network.
 
 Mathematics comes from the MathJax that the package sphinx-mathjax-offline carries, drawn as SVG;
-widgets are drawn by book/static/static_widgets.js; what a theme adds from elsewhere, and what needs
-a server, is dropped. A browser does not let a page opened as a file load fonts or read other pages:
-icon fonts are put into their style sheet, and search shows titles alone.
+widgets are drawn by book/static/static_widgets.js, which loads the library of the lab from the
+package where a page has a lab; what a theme adds from elsewhere, and what needs a server, is
+dropped. A browser does not let a page opened as a file load fonts or read other pages: icon fonts
+are put into their style sheet, and search shows titles alone.
 """
 
 import base64
 import functools
 import re
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,7 @@ def finish_pages(app: Sphinx, error: Exception | None) -> None:
         return
     static = Path(app.outdir) / "_static"
     copy_mathjax(static)
+    copy_library(static)
     for sheet in static.glob("vendor/fontawesome/*/css/*.css"):
         sheet.write_text(embed_fonts(sheet), encoding="utf-8")
     for page in set(Path(app.outdir).rglob("*.html")) - set(static.rglob("*.html")):
@@ -93,6 +96,16 @@ def copy_mathjax(static: Path) -> None:
     assert spec is not None
     assert spec.origin is not None
     copy_asset(Path(spec.origin).parent / "static" / "mathjax", static / "mathjax")
+
+
+def copy_library(static: Path) -> None:
+    """Copy what the lab computes with to the place where static_widgets.js looks for it."""
+    spec = find_spec("asintrovae")
+    assert spec is not None
+    assert spec.origin is not None
+    (file,) = (Path(spec.origin).parent / "figures" / "lab" / "vendor").glob("*.js")
+    (static / "lab").mkdir(exist_ok=True)
+    shutil.copyfile(file, static / "lab" / "library.js")
 
 
 def embed_fonts(sheet: Path) -> str:

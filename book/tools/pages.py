@@ -21,7 +21,7 @@ from sphinx.util import logging
 WORDS_PER_MINUTE = 200
 """Of prose, read to be understood; formulas and code come on top."""
 CHAPTER = re.compile(r"book/\d\d_\w+")
-NOTEBOOK = re.compile(r"book/(\d\d_\w+|index|found)")
+NOTEBOOK = re.compile(r"book/(\d\d_\w+|index|found|lab)")
 """Pages whose text is in book/src."""
 RUN = re.compile(r"book/runs/(\w+)")
 TIME = re.compile(

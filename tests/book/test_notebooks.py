@@ -32,13 +32,17 @@ HELPERS = ROOT / "tests" / "helpers"
 CHAPTERS = sorted(BOOK.glob("[0-9]*.ipynb"))
 PAGES = [BOOK / "index.ipynb", BOOK / "found.ipynb"]
 """Pages that are notebooks, too: they show results, and are in no mould."""
+LAB = BOOK / "lab.ipynb"
+"""A page of widgets, without a number of its own."""
 TRAINING = sorted((BOOK / "training").glob("*.ipynb"))
 SCORES = {f"{measure}_mnist_classifier" for measure in ("frechet", "precision", "recall")}
 
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
-each_executed = pytest.mark.parametrize("path", CHAPTERS + PAGES, ids=lambda p: p.stem)
+each_executed = pytest.mark.parametrize("path", [*CHAPTERS, *PAGES, LAB], ids=lambda p: p.stem)
 each_template = pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
-each_notebook = pytest.mark.parametrize("path", CHAPTERS + PAGES + TRAINING, ids=lambda p: p.stem)
+each_notebook = pytest.mark.parametrize(
+    "path", [*CHAPTERS, *PAGES, LAB, *TRAINING], ids=lambda p: p.stem
+)
 
 
 NBVAL = ["-m", "pytest", "--nbval", "-q", "-rf", "-p", "no:cacheprovider", "-p", "own_sockets"]
