@@ -326,6 +326,13 @@ def test_a_sample_takes_less_than_a_tenth_of_a_second(show):
     assert page.evaluate(code, [widget._esm, widget.networks[1], [0.0] * 32]) < 100
 
 
+def test_a_model_that_the_page_cannot_compute_is_refused_by_its_layer():
+    with pytest.raises(
+        ValueError, match="models holds a Sequential, unknown in a page; give a mod"
+    ):
+        DigitExplorer({"vae": load_pretrained("vae-checkerboard")})
+
+
 def test_points_of_a_plane_and_numbers_of_a_sheet(show):
     page = show("digit-explorer")
     corners = call(page, "digit-explorer", "shares", [-2, -2], [2, -2], [0, 2], [1, 3])
