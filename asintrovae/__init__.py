@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         SoftIntroVAE,
         annealing_weight,
     )
+    from asintrovae.trained import load_pretrained, model_card, pretrained
 
 ROOMS = {
     "build": ("build_data", "build_model", "build_objective"),
@@ -59,6 +60,7 @@ ROOMS = {
         "SoftIntroVAE",
         "annealing_weight",
     ),
+    "trained": ("load_pretrained", "model_card", "pretrained"),
 }
 """Module -> its public names."""
 HOME = {name: module for module, names in ROOMS.items() for name in names}
@@ -83,9 +85,12 @@ __all__ = [
     "frechet_distance",
     "histogram_divergences",
     "kl_to_standard_normal",
+    "load_pretrained",
     "load_run",
+    "model_card",
     "mse",
     "precision_recall",
+    "pretrained",
     "psnr",
     "reconstruct",
     "reparameterize",

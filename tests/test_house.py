@@ -18,6 +18,8 @@ FLOORS = (
     {"evaluation", "running"},
     {"sweeps"},
     {"figures"},
+    {"trained"},
+    {"hub"},
 )
 
 

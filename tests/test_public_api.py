@@ -24,6 +24,7 @@ PUBLIC = [
     "build_data", "build_model", "build_objective", "build_features",
     "evaluate", "reconstruct", "sample", "histogram_divergences",
     "frechet_distance", "precision_recall", "psnr", "ssim", "mse",
+    "load_pretrained", "model_card", "pretrained",
 ]
 # fmt: on
 

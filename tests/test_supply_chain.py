@@ -107,6 +107,7 @@ def test_every_declared_requirement_is_pinned_to_a_version_it_allows():
 OF_EXTRA = {
     "sweep": {f"asintrovae.sweeps.{name}" for name in ("grid", "point", "cluster")},
     "fid": {"torch_fidelity"},
+    "hub": {"huggingface_hub"},
 }
 # What a program of the extra starts without importing it here.
 STARTED = {"sweep": {"ipykernel"}}
@@ -165,6 +166,14 @@ def test_the_wheel_requires_what_its_modules_import(wheel):
 
 def test_the_wheel_says_that_it_has_types(wheel):
     assert "asintrovae/py.typed" in wheel.namelist()
+
+
+def test_the_wheel_has_the_trained_models(wheel):
+    folder = "asintrovae/_data/pretrained/"
+    names = {name.removeprefix(folder) for name in wheel.namelist() if name.startswith(folder)}
+    assert names == {path.name for path in (ROOT / "data" / "pretrained").iterdir()}
+    assert {"soft_intro-mnist.json", "soft_intro-mnist.safetensors"} < names
+    assert sum(wheel.getinfo(folder + name).file_size for name in names) < 12_000_000
 
 
 def test_what_they_require_is_pinned_too():

@@ -26,6 +26,15 @@ MODEL_COLORS = {
 """Colour of each model where a figure compares models, by its name in RunConfig. INDIGO and WINE
 are left for variants of a model."""
 
+MODEL_NAMES = {
+    "vae": "VAE",
+    "intro": "IntroVAE",
+    "soft_intro": "S-IntroVAE",
+    "as_intro": "AS-IntroVAE",
+    "wgan_gp": "WGAN-GP",
+}
+"""Name of each model on a page, by its name in RunConfig."""
+
 STYLE: dict[str, Any] = {
     "figure.figsize": (7.2, 2.8),
     "figure.dpi": 110,

@@ -4,7 +4,8 @@ drift from the chapters.
 `{departures}` collects the "Departs from the paper" boxes. `{chapter-times}` shows what executing
 the chapters took and on what; `{training-runs}` lists the runs behind the book, those made by this
 build and those recorded in data/runs. `{chaos}` and `{soak}` show what the long tests recorded in
-data/reliability. `{speed} distance` and its like show what `make bench` recorded in
+data/reliability. `{trained-models}` lists the models of data/pretrained with their cards.
+`{speed} distance` and its like show what `make bench` recorded in
 benchmarks/results; `{speed} chart` draws it.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from asintrovae.trained import card_text, model_card, pretrained, shown
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
@@ -169,6 +171,20 @@ def soak_table(book: Path) -> str:
         for run in record["runs"]
     ]
     return table(header, rows, "14 18 16 20 18 14") + made_on(record)
+
+
+def trained_models() -> str:
+    """Return a table of the trained models, and below it their cards, folded."""
+    header = ["name", "kB", "seeds", "score", "value"]
+    rows = pretrained().rows
+    cells = [[f"`{row['name']}`", *map(str, (row["kB"], row["seeds"]))] for row in rows]
+    scores = [[row["score"], shown(row["value"])] for row in rows]
+    listed = [line + score for line, score in zip(cells, scores, strict=True)]
+    cards = []
+    for row in rows:
+        text = card_text(model_card(row["name"])).split("\n", 2)[2]
+        cards.append(f":::{{dropdown}} {row['name']}\n{text}:::")
+    return "\n\n".join([table(header, listed, "34 12 12 26 16"), *cards])
 
 
 def results(book: Path) -> list[dict[str, Any]]:
@@ -487,6 +503,14 @@ class Soak(_Gathered):
         return soak_table(book)
 
 
+class TrainedModels(_Gathered):
+    """Table and cards of the trained models."""
+
+    def text(self, book: Path) -> str:
+        """MyST."""
+        return trained_models()
+
+
 class Speed(_Gathered):
     """A table of benchmarks, or the chart."""
 
@@ -504,5 +528,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("training-runs", TrainingRuns)
     app.add_directive("chaos", Chaos)
     app.add_directive("soak", Soak)
+    app.add_directive("trained-models", TrainedModels)
     app.add_directive("speed", Speed)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -21,6 +21,16 @@ data = build_data(config)
 result = train(build_model(config, data.shape), build_objective(config), data, config)
 assert result.history[-1]["iteration"] == 20
 """
+TRAINED = """
+from asintrovae import load_pretrained, pretrained, sample
+for row in pretrained().rows:
+    assert sample(load_pretrained(row["name"]), 16, seed=0).isfinite().all()
+"""
+HUB = """
+from asintrovae.hub import load_from_hub, save_to_hub_folder
+save_to_hub_folder("vae-mnist", "shared")
+load_from_hub("shared")
+"""
 TYPED = """
 from asintrovae import RunConfig
 reveal_type(RunConfig().iterations)
@@ -61,8 +71,9 @@ class Environment:
 
 
 def check_bare(here: Environment) -> None:
-    """Training works, and mypy sees the types of the package."""
+    """Training works, trained models draw, and mypy sees the types of the package."""
     here.call("python", "-c", TRAINING)
+    here.call("python", "-c", TRAINED)
     here.install("mypy")
     (here.folder / "user.py").write_text(TYPED)
     said = here.call("mypy", "--strict", "user.py", status=1)
@@ -98,6 +109,11 @@ def check_fid(here: Environment) -> None:
         raise RuntimeError(f"another fault than the weights: {said}")
 
 
+def check_hub(here: Environment) -> None:
+    """A trained model goes through a folder of the Hub."""
+    here.call("python", "-c", HUB)
+
+
 def check_book(here: Environment) -> None:
     """The programs that build the book start."""
     for program in ("jupyter-book", "jupytext", "papermill"):
@@ -123,6 +139,7 @@ CHECKS = {
     "bare": check_bare,
     "sweep": check_sweep,
     "fid": check_fid,
+    "hub": check_hub,
     "book": check_book,
     "test": check_test,
 }

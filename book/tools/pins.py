@@ -30,7 +30,7 @@ def pins() -> list[str]:
         report = Path(folder) / "report.json"
         options = ["--dry-run", "--ignore-installed", "--quiet", "--report", str(report)]
         subprocess.run(
-            [sys.executable, "-m", "pip", "install", *options, f"{ROOT}[book,test,sweep,fid]"],
+            [sys.executable, "-m", "pip", "install", *options, f"{ROOT}[book,test,sweep,fid,hub]"],
             check=True,
         )
         found = [item["metadata"] for item in json.loads(report.read_text())["install"]]

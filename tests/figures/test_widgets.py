@@ -22,7 +22,10 @@ from asintrovae import (
     annealing_weight,
     as_distance,
     expected_likelihood_kernel,
+    load_pretrained,
+    reconstruct,
 )
+from asintrovae.figures.digits import DigitExplorer, labelled_digits
 from asintrovae.figures.widgets import (
     AnnealingExplorer,
     EntropyGame,
@@ -41,12 +44,14 @@ FOLDERS = {
     label: embedded(f"runs/training_frames/{label}-0")
     for label in ("vae", "intro", "soft_intro", "as_intro")
 }
+DIGIT_MODELS = {name: load_pretrained(f"{name}-mnist") for name in ("vae", "soft_intro")}
 WIDGETS = {
     "kernel-explorer": KernelExplorer,
     "margin-game": MarginGame,
     "entropy-game": EntropyGame,
     "annealing-explorer": lambda **values: AnnealingExplorer(FOLDERS["as_intro"], **values),
     "training-player": lambda **values: TrainingPlayer(FOLDERS, **values),
+    "digit-explorer": lambda **values: DigitExplorer(DIGIT_MODELS, **values),
 }
 each_widget = pytest.mark.parametrize("kind", WIDGETS)
 
@@ -279,6 +284,129 @@ def test_posteriors_are_dragged_and_stretched(show):
     clouds = (*posteriors(a)[:2], *posteriors(b)[2:])
     for row, kernel in zip(shown, ("mean", "product", "prior"), strict=True):
         assert number(row[3]) == pytest.approx(as_distance(*clouds, kernel).item(), rel=DIGITS)
+
+
+# --- digits
+
+
+@pytest.mark.parametrize("index", range(len(DIGIT_MODELS)))
+def test_the_page_decodes_and_encodes_as_the_package_does(show, index):
+    """To a thousandth, with the weights of 16 bits that come to the page."""
+    model, page = list(DIGIT_MODELS.values())[index], show("digit-explorer")
+    written = DigitExplorer(DIGIT_MODELS).networks[index]
+    images, _ = labelled_digits()
+    z = torch.randn(20, model.latent_dim, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        decoded = model.decode(z).flatten(1)
+    found = call(page, "digit-explorer", "decoded", *([written, row] for row in z.tolist()))
+    assert torch.tensor(found).sub(decoded).abs().max() < 1e-3
+    x = images[:20]
+    x_r, q = reconstruct(model, x)
+    rows = x.flatten(1).tolist()
+    means = call(page, "digit-explorer", "encoded", *([written, row] for row in rows))
+    assert torch.tensor(means).sub(q.mean).abs().max() < 1e-3
+    found = call(page, "digit-explorer", "decoded", *([written, row] for row in means))
+    assert torch.tensor(found).sub(x_r.flatten(1)).abs().max() < 1e-3
+
+
+def test_a_sample_takes_less_than_a_tenth_of_a_second(show):
+    page = show("digit-explorer")
+    code = """async ([text, written, z]) => {
+        const blob = new Blob([text], { type: "text/javascript" });
+        const { network } = await import(URL.createObjectURL(blob));
+        const { decode } = network(written), times = [];
+        for (let k = 0; k < 20; k++) {
+          const begun = performance.now();
+          decode(z);
+          times.push(performance.now() - begun);
+        }
+        return Math.min(...times);
+    }"""
+    widget = DigitExplorer(DIGIT_MODELS)
+    assert page.evaluate(code, [widget._esm, widget.networks[1], [0.0] * 32]) < 100
+
+
+def test_a_model_that_the_page_cannot_compute_is_refused_by_its_layer():
+    with pytest.raises(
+        ValueError, match="models holds a Sequential, unknown in a page; give a mod"
+    ):
+        DigitExplorer({"vae": load_pretrained("vae-checkerboard")})
+
+
+def test_points_of_a_plane_and_numbers_of_a_sheet(show):
+    page = show("digit-explorer")
+    corners = call(page, "digit-explorer", "shares", [-2, -2], [2, -2], [0, 2], [1, 3])
+    assert corners[:3] == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert sum(corners[3]) == pytest.approx(1)
+    (first,), (again,), (other,) = (
+        call(page, "digit-explorer", "normals", [seed, 4000]) for seed in (3, 3, 4)
+    )
+    assert first == again != other
+    assert torch.tensor(first).mean().abs() < 0.06
+    assert torch.tensor(first).std() == pytest.approx(1, abs=0.05)
+    moved = call(page, "digit-explorer", "centred", [[1, 0, 0, 0, 0, 0, 0, 0, 0], 3])
+    assert moved == [[0, 0, 0, 0, 1, 0, 0, 0, 0]]
+
+
+def picture(page, selector):
+    """Grey values of a canvas, as the page shows them."""
+    code = """element => Array.from(element.getContext("2d")
+        .getImageData(0, 0, element.width, element.height).data).filter((_, i) => i % 4 === 0)"""
+    return torch.tensor(page.locator(selector).first.evaluate(code)) / 255
+
+
+def test_the_reader_looks_around_a_plane_and_draws_samples(show):
+    page = show("digit-explorer", plane=1, u=-2.0, v=-2.0)
+    page.wait_for_selector(".map[data-done]")
+    images, labels = labelled_digits()
+    three = images[labels.tolist().index(3)][None]
+    seen = reconstruct(DIGIT_MODELS["vae"], three)[0].clamp(0, 1).flatten()
+    assert picture(page, ".point").sub(seen).abs().max() < 0.01  # the corner is the 3 itself
+    box = page.locator(".map").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * 3 / 14)  # the 1, above
+    assert values(page, "u", "v") == [0.0, pytest.approx(2.0, abs=0.06)]
+    page.wait_for_timeout(200)
+    one = images[labels.tolist().index(1)][None]
+    seen = reconstruct(DIGIT_MODELS["vae"], one)[0].clamp(0, 1).flatten()
+    assert picture(page, ".point").sub(seen).abs().mean() < 0.03
+    before = picture(page, ".sheet")
+    page.locator(".again").click()
+    page.wait_for_timeout(500)
+    assert not torch.equal(before, picture(page, ".sheet"))
+    page.locator("select[name=plane]").select_option("0")
+    assert page.locator("select[name=axis_1]").is_visible()
+    assert not page.locator("select[name=digit_1]").is_visible()
+
+
+def test_the_reader_draws_a_digit(show):
+    """By hand and by keyboard, and each model answers at once."""
+    page = show("digit-explorer")
+    page.wait_for_selector(".map[data-done]")
+    page.locator(".clear").click()
+    page.wait_for_timeout(200)
+    assert picture(page, ".board").max() == 0
+    blank = picture(page, ".answer")
+    box = page.locator(".board").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"]
+    page.mouse.move(x, y + 0.25 * box["height"])
+    page.mouse.down()
+    page.mouse.move(x, y + 0.75 * box["height"])
+    page.mouse.up()
+    page.wait_for_timeout(300)
+    drawn, answer = picture(page, ".board"), picture(page, ".answer")
+    assert 20 < drawn.sum() < 80  # a one
+    assert not torch.equal(answer, blank)
+    assert answer.sub(drawn).square().mean() < 0.03
+    page.locator(".pad").focus()
+    for key in ("ArrowLeft", "ArrowLeft", "ArrowLeft", "ArrowLeft", " "):
+        page.keyboard.press(key)
+    page.wait_for_timeout(300)
+    assert picture(page, ".board").sum() > drawn.sum()
+    page.locator("select[name=example]").select_option("7")
+    page.wait_for_timeout(300)
+    images, labels = labelled_digits()
+    seven = images[labels.tolist().index(7)].flatten()
+    assert picture(page, ".board").sub(seven).abs().max() < 0.01
 
 
 # --- the two games, against the package's own losses
@@ -745,8 +873,12 @@ def test_nothing_moves_around_a_film_that_plays(show, width, compact):
 @each_widget
 def test_everything_has_a_name_and_is_reached_by_keyboard(show, kind):
     page = show(kind)
-    controls = page.locator("input, button")
-    enabled = [index for index in range(controls.count()) if controls.nth(index).is_enabled()]
+    controls = page.locator("input, button, select, [tabindex='0']")
+    enabled = [
+        index
+        for index in range(controls.count())
+        if controls.nth(index).is_enabled() and controls.nth(index).is_visible()
+    ]
     for index in enabled:
         page.keyboard.press("Tab")
         assert controls.nth(index).evaluate("element => element === document.activeElement")
@@ -762,7 +894,7 @@ def test_everything_has_a_name_and_is_reached_by_keyboard(show, kind):
     )
     assert (
         page.locator(
-            "input:not([data-lm-suppress-shortcuts]), button:not([data-lm-suppress-shortcuts])"
+            ":is(input, button, select, [tabindex]):not([data-lm-suppress-shortcuts])"
         ).count()
         == 0
     )
@@ -829,6 +961,7 @@ def test_what_the_browser_sets_python_takes(show, kind):
         ("margin-game", {"margin": -1.0}, "margin"),
         ("entropy-game", {"gamma": 1.25}, "gamma"),
         ("annealing-explorer", {"c": 1.5}, "'c'"),
+        ("digit-explorer", {"digit_1": 10}, "digit_1"),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(kind, values, words):
