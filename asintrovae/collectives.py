@@ -26,6 +26,28 @@ def share(batch: Tensor) -> Tensor:
     return batch.chunk(count)[rank]
 
 
+def sum_(x: Tensor) -> Tensor:
+    """Replace a tensor by its sum over the processes, in place, and return it."""
+    dist.all_reduce(x)
+    return x
+
+
+def own_of(x: Tensor) -> Tensor:
+    """Return zeros (processes, ...) that hold x (...) in the place of this process.
+
+    Their sum over the processes holds what each has.
+    """
+    rank, count = world()
+    places = x.new_zeros(count, *x.shape)
+    places[rank] = x
+    return places
+
+
+def of_all(x: Tensor) -> Tensor:
+    """Return what each process has, (processes, ...), from its own x (...), without gradients."""
+    return sum_(own_of(x))
+
+
 class SumOverProcesses(torch.autograd.Function):
     """Sum of a tensor over the processes.
 
@@ -35,9 +57,7 @@ class SumOverProcesses(torch.autograd.Function):
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:
         """Return the sum of x, of any shape, over the processes."""
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
+        return sum_(x.clone())
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> Tensor:
@@ -54,13 +74,10 @@ def gather(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     Args:
         tensors: shares of one shape, (B / processes, ...).
     """
-    rank, count = world()
-    if count == 1:
+    if world()[1] == 1:
         return tensors
     own = torch.stack(tuple(tensors))
-    shares = own.new_zeros(count, *own.shape)
-    shares[rank] = own
-    total: Tensor = SumOverProcesses.apply(shares)  # type: ignore[no-untyped-call]
+    total: Tensor = SumOverProcesses.apply(own_of(own))  # type: ignore[no-untyped-call]
     return total.transpose(0, 1).flatten(1, 2).unbind()
 
 

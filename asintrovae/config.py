@@ -28,6 +28,8 @@ from pydantic import (
 )
 from typing_extensions import Self
 
+from asintrovae.devices import has_bfloat16
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -190,7 +192,7 @@ Bandwidth = Annotated[
     | Annotated[tuple[Weight, ...], Field(min_length=1, max_length=16), List, Tag("several")],
     Discriminator(_one_or_several),
 ]
-Precision = Literal["32-true", "bf16-mixed"]
+Precision = Literal["32-true", "tf32", "bf16-mixed"]
 Device = Annotated[str, Field(strict=True, pattern=r"^(auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?)$")]
 PathName = Annotated[
     str,
@@ -340,7 +342,10 @@ class RunConfig(BaseModel):
     devices: Free[Processes] = 1
     """processes that share each batch, one per GPU."""
     precision: Precision = "32-true"
-    """32-true, or bf16-mixed: layers compute in 16 bits."""
+    """32-true, or bf16-mixed: layers compute in 16 bits.
+    On CUDA 32-true takes deterministic algorithms and no TF32; tf32 allows TF32, of 11 bits, and
+    the fastest algorithms, and so does bf16-mixed, which needs compute capability 8.0. Elsewhere
+    tf32 is 32-true."""
     channels_last: bool = False
     """memory layout; convolutions may run faster.
     For images only."""
@@ -358,7 +363,7 @@ class RunConfig(BaseModel):
     """file of inception's weights; None downloads them."""
     fid_precision: Free[Precision] = "32-true"
     """of inception's features: 32-true, bf16-mixed.
-    bf16-mixed is faster and gives another score."""
+    bf16-mixed is faster and gives another score, as tf32 does on CUDA."""
     log_every: Free[Count] = 100
     """iterations between two rows of the history."""
     checkpoint_every: Free[Count] = 1000
@@ -528,7 +533,7 @@ class RunConfig(BaseModel):
         """Return the device of the run; "auto" is CUDA where there is one.
 
         Raises:
-            ParameterError: where the device asked for is missing.
+            ParameterError: where the device is missing, or lacks the bfloat16 that is asked for.
         """
         name = self.device
         if name == "auto":
@@ -545,7 +550,19 @@ class RunConfig(BaseModel):
         if device.type == "cuda" and (device.index or 0) >= count:
             counted = f"{count} GPUs, counted from cuda:0"
             raise ParameterError(f"{given} {counted}; use device='auto'")
+        self._check_bfloat16(device)
         return device
+
+    def _check_bfloat16(self, device: torch.device) -> None:
+        """Raise ParameterError where the GPU has no bfloat16, which would be emulated."""
+        scored = self.fid_precision if self.feature_network == "inception" else "32-true"
+        asked = {"precision": self.precision, "fid_precision": scored}
+        names = [name for name, value in asked.items() if value == "bf16-mixed"]
+        if names and not has_bfloat16(device):
+            capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+            gpu = f"{torch.cuda.get_device_name(device)} has compute capability {capability}"
+            needs = f"needs compute capability 8.0 or more, {gpu}"
+            raise ParameterError(f"{names[0]}='bf16-mixed' {needs}; use '32-true'")
 
 
 def description_of(name: str) -> str:

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 
 def processors(root: Path = Path("/")) -> int:
@@ -69,3 +70,11 @@ def torch_threads(count: int) -> Iterator[int]:
         yield before
     finally:
         torch.set_num_threads(before)
+
+
+def one_thread(x: Tensor) -> AbstractContextManager[int]:
+    """Return `torch_threads(1)` for a tensor on the CPU, for others a context that does nothing.
+
+    There threads have no part in the work, and compiled code cannot set their number. It yields 1.
+    """
+    return torch_threads(1) if x.is_cpu else nullcontext(1)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
 from typing import Any
 
@@ -184,12 +184,18 @@ def largest_costs(call: Callable[[], Any], count: int = 3) -> dict[str, float]:
     cuda = torch.cuda.is_available()
     with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda) as found:
         call()
-    rows = {
-        row.key: row.self_device_time_total if cuda else row.self_cpu_time_total
-        for row in found.key_averages()
-    }
+    rows = self_times(found.key_averages())
     most = sorted(rows, key=lambda name: -rows[name])[:count]
     return {name: rows[name] / sum(rows.values()) for name in most}
+
+
+def self_times(averages: Iterable[Any]) -> dict[str, float]:
+    """Time of each operation: on the GPU, or on the CPU where the call left the GPU alone."""
+    averages = list(averages)
+    rows = {row.key: float(row.self_device_time_total) for row in averages}
+    if any(rows.values()):
+        return rows
+    return {row.key: float(row.self_cpu_time_total) for row in averages}
 
 
 def against_published(seconds: float = 20.0) -> dict[str, Any]:

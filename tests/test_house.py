@@ -12,7 +12,7 @@ from asintrovae.running.provenance import meaning
 
 PACKAGE = ROOT / "asintrovae"
 FLOORS = (
-    {"config", "files", "randomness", "collectives", "threads", "ranges"},
+    {"config", "devices", "files", "randomness", "collectives", "threads", "ranges"},
     {"theory", "data"},
     {"build"},
     {"evaluation", "running"},
@@ -90,6 +90,7 @@ def test_theory_loads_torch_and_nothing_of_files_parameters_or_locks():
     assert {room(name.removeprefix("asintrovae.")) for name in ours} <= {
         "theory",
         "collectives",
+        "devices",
         "randomness",
         "threads",
     }

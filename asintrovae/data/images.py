@@ -18,6 +18,7 @@ from asintrovae.collectives import world
 from asintrovae.config import REGISTRY, ParameterError, RunConfig
 from asintrovae.data.image_files import Fit, leave_signals_to_the_run, read, read_all
 from asintrovae.data.sources import Split, find_images, fingerprint, left_out
+from asintrovae.devices import moved
 from asintrovae.randomness import generator_for
 from asintrovae.threads import processors
 
@@ -72,6 +73,14 @@ class ImageData(ABC):
         Returns:
             (count, C, H, W) in [0, 1] on the device, or fewer where there are no more.
         """
+
+    def test_images(self, count: int) -> Tensor:
+        """Return the images of `evaluation` as they are kept, to be taken to the device in parts.
+
+        Returns:
+            (count, C, H, W), bytes or in [0, 1], on any device.
+        """
+        return self.evaluation(count)
 
 
 class Epochs:
@@ -147,13 +156,15 @@ class MemoryImages(ImageData):
     def batch(self, index: int) -> Tensor:
         """Return batch number `index`, as in ImageData."""
         numbers, flip = self.epochs.batch(index)
-        return to_float(
-            mirrored(self.train[numbers.to(self.train.device, non_blocking=True)], flip)
-        )
+        return to_float(mirrored(self.train[moved(numbers, self.train.device)], flip))
 
     def evaluation(self, count: int) -> Tensor:
         """Return test images, as in ImageData."""
-        return to_float(self.test[:count])
+        return to_float(self.test_images(count))
+
+    def test_images(self, count: int) -> Tensor:
+        """Return bytes on the device, as in ImageData."""
+        return self.test[:count]
 
 
 class DecodedBatches(Dataset[tuple[Tensor | None, list[str]]]):
@@ -272,7 +283,7 @@ class StreamedImages(ImageData):
                 self._stream = self._start(index)
             self._index = NONE_SERVED  # a failure leaves no stream to go on with
             images = self._next()
-            self._index, self._images = index, images.to(self.device, non_blocking=True)
+            self._index, self._images = index, moved(images, self.device)
             self._complete, self._served = (
                 self._complete and index <= self._served,
                 max(self._served, index + 1),
@@ -280,7 +291,11 @@ class StreamedImages(ImageData):
         return to_float(self._images)
 
     def evaluation(self, count: int) -> Tensor:
-        """Return test images, as in ImageData, decoded when they are first asked for.
+        """Return test images, as in ImageData."""
+        return to_float(self.test_images(count).to(self.device))
+
+    def test_images(self, count: int) -> Tensor:
+        """Return bytes on the CPU, as in ImageData, decoded when they are first asked for.
 
         Those that cannot be read are missing from the `count`.
         """
@@ -292,7 +307,7 @@ class StreamedImages(ImageData):
             if not len(self._test):
                 raise broken(problems)
             self._tested = count
-        return to_float(self._test[:count].to(self.device))
+        return self._test[:count]
 
     def _next(self) -> Tensor:
         """Return the bytes of the next batch from the workers."""
@@ -454,9 +469,8 @@ def mirrored(images: Tensor, flip: Tensor) -> Tensor:
     """
     if not bool(flip.any()):
         return images
-    return torch.where(
-        flip[:, None, None, None].to(images.device, non_blocking=True), images.flip(-1), images
-    )
+    flip = moved(flip, images.device)[:, None, None, None]
+    return torch.where(flip, images.flip(-1), images)
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from asintrovae.collectives import share
+from asintrovae.devices import moved
 from asintrovae.randomness import generator_for
 
 
@@ -221,7 +222,7 @@ class ToyData:
         points = share(
             self.density.sample(self.batch_size, generator_for(self.seed, "data", index))
         )
-        return points.to(self.device, non_blocking=True)
+        return moved(points, self.device)
 
     def evaluation(self, count: int) -> Tensor:
         """Return `count` points for evaluation, (count, 2).

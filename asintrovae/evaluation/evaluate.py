@@ -2,17 +2,21 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from asintrovae.build import threads_for
 from asintrovae.config import RunConfig
 from asintrovae.data import ImageData, ToyData
+from asintrovae.data.images import to_float
+from asintrovae.devices import computing_on, moved
 from asintrovae.evaluation.feature_cache import real_features
 from asintrovae.evaluation.features import FeatureNetwork
 from asintrovae.evaluation.measures import (
+    PART_BYTES,
     Divergences,
     active_units,
     frechet_distance,
@@ -32,7 +36,9 @@ from asintrovae.theory.networks import GAN, Autoencoder
 from asintrovae.threads import torch_threads
 
 TOGETHER = 1000
-"""Examples that are evaluated in one batch."""
+"""Examples that are evaluated in one batch, at most."""
+PIXELS_TOGETHER = 2**22
+"""Pixels of the images in one batch, at most: 256 images of 128 x 128."""
 
 
 def sample(model: Autoencoder | GAN, count: int, seed: int) -> Tensor:
@@ -55,13 +61,26 @@ def sample(model: Autoencoder | GAN, count: int, seed: int) -> Tensor:
 
 
 def samples(model: Autoencoder | GAN, count: int, seed: int) -> Iterator[Tensor]:
-    """Yield the examples that `sample` returns, at most TOGETHER at a time."""
+    """Yield the examples that `sample` returns, a batch at a time."""
     device = next(model.parameters()).device
     z = torch.randn(count, model.latent_dim, generator=generator_for(seed, "samples")).to(device)
-    for part in torch.split(z, TOGETHER):
+    for part in torch.split(z, together(decoded_pixels(model))):
         with evaluating(model):
             images = model.decode(part)
         yield images
+
+
+def together(pixels: int) -> int:
+    """Return how many examples of so many pixels are evaluated in one batch."""
+    return max(1, min(TOGETHER, PIXELS_TOGETHER // pixels))
+
+
+def decoded_pixels(model: nn.Module) -> int:
+    """Return H W of the images that `conv_decoder` makes in a model, 1 for any other decoder."""
+    layers = list(model.modules())
+    grids = [layer.unflattened_size for layer in layers if isinstance(layer, nn.Unflatten)]
+    doublings = sum(isinstance(layer, nn.Upsample) for layer in layers)
+    return math.prod(grids[0][1:]) * 4**doublings if len(grids) == 1 else 1
 
 
 def reconstruct(model: Autoencoder, x: Tensor) -> tuple[Tensor, Gaussian]:
@@ -88,7 +107,8 @@ def reconstruct(model: Autoencoder, x: Tensor) -> tuple[Tensor, Gaussian]:
     if x.dim() == 4:
         check_other_range("x", x, generated=True)
     with evaluating(model):
-        posteriors = [model.encode(part) for part in torch.split(x, TOGETHER)]
+        parts = torch.split(x, together(math.prod(x.shape[2:])))
+        posteriors = [model.encode(part) for part in parts]
         images = torch.cat([model.decode(q.mean) for q in posteriors])
     return images, Gaussian(*(torch.cat(parts) for parts in zip(*posteriors, strict=True)))
 
@@ -116,6 +136,9 @@ def evaluate(
         precision and recall. Of autoencoders active units and mean KL in nats. A measure that these
         examples do not allow is None, and "not_measured" then holds name -> reason.
 
+    Raises:
+        torch.OutOfMemoryError: naming the way out, where a batch of images does not fit.
+
     Example:
         >>> config = RunConfig(evaluation_samples=100, device="cpu")
         >>> data = build_data(config)
@@ -123,8 +146,25 @@ def evaluate(
         >>> metrics["evaluation_samples"], metrics["modes"]
         (100, 8)
     """
-    with torch_threads(threads_for(config, TOGETHER)):
+    device = next(model.parameters()).device
+    with (
+        torch_threads(threads_for(config, TOGETHER)),
+        computing_on(device, config.precision),
+        explain_evaluation_out_of_memory(config, device),
+    ):
         return measured(model, data, config, features)
+
+
+@contextmanager
+def explain_evaluation_out_of_memory(config: RunConfig, device: torch.device) -> Iterator[None]:
+    """Name the way out where a batch of images does not fit into a GPU."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        first = str(error).splitlines()[0]
+        what = f"device={str(device)!r}: the evaluation with widths={config.widths} does not fit"
+        way_out = "end other programs on it, or evaluate the checkpoint with device='cpu'"
+        raise torch.OutOfMemoryError(f"{what} ({first}); {way_out}") from None
 
 
 def measured(
@@ -134,7 +174,8 @@ def measured(
     features: FeatureNetwork | None,
 ) -> dict[str, Any]:
     """Return the metrics of `evaluate`, with torch's present number of threads."""
-    real = data.evaluation(config.evaluation_samples)
+    images, count = isinstance(data, ImageData), config.evaluation_samples
+    real = data.test_images(count) if isinstance(data, ImageData) else data.evaluation(count)
     metrics: dict[str, Any] = {"evaluation_samples": len(real)}
     if isinstance(data, ToyData):
         metrics |= evaluate_points(real, sample(model, len(real), config.seed), data)
@@ -145,17 +186,41 @@ def measured(
             real_features(features, real, config.dataset, "test"), fake, features.name
         )
     if isinstance(model, Autoencoder):
-        x_r, q = reconstruct(model, real)
-        metrics |= {"active_units": None, "kl": float(q.kl().mean())}
+        q, fidelity = evaluate_reconstructions(model, real, images)
+        metrics |= {"active_units": None, "kl": float(q.kl().mean()), **fidelity}
         if len(real) > 1:
             metrics["active_units"] = active_units(q)
         else:
             metrics.setdefault("not_measured", {})["active_units"] = too_few(2, len(real))
-        x_r = x_r if isinstance(data, ToyData) else x_r.clamp(0, 1)
-        metrics["mse"] = float(mse(real, x_r))
-        if isinstance(data, ImageData):
-            metrics |= {"psnr": float(psnr(real, x_r)), "ssim": float(ssim(real, x_r))}
     return metrics
+
+
+def evaluate_reconstructions(
+    model: Autoencoder, real: Tensor, images: bool
+) -> tuple[Gaussian, dict[str, float]]:
+    """Return posteriors, and measures of reconstructions, PART_BYTES of real examples at a time.
+
+    Args:
+        model: autoencoder.
+        real: points (N, 2) or images (N, C, H, W), in [0, 1] or bytes, on any device.
+        images: clamp reconstructions to [0, 1], and compare them by PSNR and SSIM, too.
+
+    Returns:
+        Posteriors (N, n), and name -> mean over the examples.
+    """
+    device = next(model.parameters()).device
+    compared = {"mse": mse, "psnr": psnr, "ssim": ssim} if images else {"mse": mse}
+    posteriors, sums = [], dict.fromkeys(compared, 0.0)
+    for part in torch.split(real, max(1, PART_BYTES // (4 * real[0].numel()))):
+        x = moved(part, device)
+        x = to_float(x) if x.dtype == torch.uint8 else x
+        x_r, q = reconstruct(model, x)
+        x_r = x_r.clamp(0, 1) if images else x_r
+        posteriors.append(q)
+        for name, measure in compared.items():
+            sums[name] += len(x) * float(measure(x, x_r))
+    q = Gaussian(*(torch.cat(parts) for parts in zip(*posteriors, strict=True)))
+    return q, {name: value / len(real) for name, value in sums.items()}
 
 
 def evaluate_features(real: Tensor, fake: Tensor, network: str) -> dict[str, Any]:

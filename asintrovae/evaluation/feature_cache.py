@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm  # text: a widget would be there even where the bar never shows
 
+from asintrovae.devices import arithmetic
 from asintrovae.evaluation.features import RESIZE, FeatureNetwork, to_bytes
 from asintrovae.files import write_atomically
 from asintrovae.ranges import check_other_range
@@ -81,7 +82,8 @@ def _part(network: FeatureNetwork, images: Tensor, dataset: str, split: str, fir
     key = {"dataset": dataset, "split": split, "first": str(first), "count": str(len(pixels))}
     key |= {"resolution": "x".join(map(str, pixels.shape[2:])), "images": sha256(pixels)}
     key |= {"network": network.name, "weights": network.weights, "resize": RESIZE}
-    key |= {"precision": network.precision, "device": network.device.type}
+    precision = arithmetic(network.device, network.precision)
+    key |= {"precision": precision, "device": network.device.type}
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     path = cache_dir() / f"{dataset}-{split}-{first}-{name}.safetensors"
     if (features := _kept(path, key)) is None:

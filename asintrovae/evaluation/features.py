@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm  # text: a widget would be there even where the bar never shows
 
 from asintrovae.config import RunConfig
+from asintrovae.devices import computing_on, moved
 from asintrovae.files import embedded
 from asintrovae.ranges import check_other_range
 
@@ -35,7 +36,8 @@ class FeatureNetwork:
         network: module from bytes (B, C, H, W), uint8, to features (B, F).
         channels: C.
         device: where it computes.
-        precision: "bf16-mixed" is bfloat16 autocast, another score than "32-true".
+        precision: "bf16-mixed" is bfloat16 autocast, another score than "32-true", as is "tf32" on
+            CUDA (`computing_on`).
     """
 
     def __init__(
@@ -87,7 +89,8 @@ class FeatureNetwork:
         if images.dtype != torch.uint8:
             check_other_range("images", images, generated=True)
         parts = tqdm(torch.split(images, CHUNK), desc=self.name, unit="chunk", delay=5, leave=False)
-        return torch.cat([self._features(part.to(self.device)) for part in parts])
+        with computing_on(self.device, self.precision):
+            return torch.cat([self._features(moved(part, self.device)) for part in parts])
 
     def _features(self, images: Tensor) -> Tensor:
         finite = images.flatten(1).isfinite().all(1, keepdim=True)

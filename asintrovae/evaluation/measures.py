@@ -1,7 +1,7 @@
 """Histogram divergences and mode counts for points, fidelity for images, and collapse."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -207,6 +207,16 @@ def check_unlike(x: Tensor, x_hat: Tensor) -> None:
         check_other_range("x_hat", x_hat, generated=True)
 
 
+PART_BYTES = 2**28
+"""Bytes of images that are compared at once, 256 MiB; copies and differences come on top."""
+
+
+def in_parts(x: Tensor, x_hat: Tensor, size: int = PART_BYTES) -> list[tuple[Tensor, Tensor]]:
+    """Return images and their reconstructions in parts of at most `size` bytes, or of one image."""
+    together = max(1, size // max(1, x[:1].nbytes))
+    return list(zip(torch.split(x, together), torch.split(x_hat, together), strict=True))
+
+
 def mse(x: Tensor, x_hat: Tensor) -> Tensor:
     """Return the mean squared error over all values.
 
@@ -225,7 +235,12 @@ def mse(x: Tensor, x_hat: Tensor) -> Tensor:
         tensor(0.2500)
     """
     check_unlike(x, x_hat)
-    return (x - x_hat).square().mean()
+    parts = in_parts(x, x_hat)
+    means = [(part - part_hat).square().mean() for part, part_hat in parts]
+    if len(means) == 1:
+        return means[0]
+    sizes = torch.tensor([len(part) for part, _ in parts]).to(x)
+    return (torch.stack(means) * sizes).sum() / sizes.sum()
 
 
 def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
@@ -251,8 +266,10 @@ def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
 
     from torchmetrics.functional.image import peak_signal_noise_ratio  # isort: skip (slow)
 
-    value: Tensor = peak_signal_noise_ratio(x_hat, x, data_range=1.0, dim=(1, 2, 3))
-    return value
+    options: dict[str, Any] = {"data_range": 1.0, "dim": (1, 2, 3), "reduction": "none"}
+    parts = in_parts(x, x_hat)
+    values = [peak_signal_noise_ratio(one_hat, one, **options) for one, one_hat in parts]
+    return torch.cat(values).mean()
 
 
 def ssim(x: Tensor, x_hat: Tensor) -> Tensor:
@@ -281,9 +298,14 @@ def ssim(x: Tensor, x_hat: Tensor) -> Tensor:
 
     from torchmetrics.functional.image import structural_similarity_index_measure  # isort: skip
 
-    value = structural_similarity_index_measure(x_hat, x, data_range=1.0)
-    assert isinstance(value, Tensor)
-    return value
+    # It holds eleven times the bytes of the images.
+    parts = in_parts(x, x_hat, PART_BYTES // 4)
+    values = []
+    for one, one_hat in parts:
+        value = structural_similarity_index_measure(one_hat, one, data_range=1.0, reduction="none")
+        assert isinstance(value, Tensor)
+        values.append(value)
+    return torch.cat(values).mean()
 
 
 def active_units(q: Gaussian, threshold: float = 0.01) -> int:

@@ -5,7 +5,7 @@ import functools
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from asintrovae.collectives import average_, largest, share, world
 from asintrovae.config import RunConfig
 from asintrovae.data import Data
 from asintrovae.data.image_files import write_row
+from asintrovae.devices import moved
 from asintrovae.randomness import generator_for
 from asintrovae.running.checkpoint import (
     Checkpoint,
@@ -63,9 +64,10 @@ def draw_steps(data: Data, config: RunConfig, phases: tuple[Phase, ...], i: int)
     """
     generator = generator_for(config.seed, "noise", i)
     most_steps = max(phase.steps for phase in phases)
+    batch = functools.cache(data.batch)
     for phase in phases:
         for step in range(phase.steps):
-            x = data.batch(i * most_steps + step)
+            x = batch(i * most_steps + step)
             everywhere = len(x) * world()[1]
             drawn = Noise.draw(everywhere, config.latent_dim, generator)  # the same in each process
             yield x, Noise(*map(share, drawn))
@@ -128,6 +130,9 @@ class Loop:
         self.memory_format = torch.channels_last if config.channels_last else torch.preserve_format
         model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         self.called = compiled(model) if config.compile else model
+        # Compiled code rounds where it reads.
+        rounds = config.precision == "bf16-mixed" and not config.compile
+        self.rounded = rounded_once if rounds else nullcontext
         self.optimizers = build_optimizers(model, config)
         self.images_from = [name for name in ("decoder", "generator") if hasattr(model, name)]
         averaged = self.images_from if config.ema else []
@@ -192,7 +197,7 @@ class Loop:
         steps = [phase for phase in phases for _ in range(phase.steps)]
         drawn = self.draws(i) if self.draws else draw_steps(self.data, self.config, phases, i)
         for phase, (x, noise) in zip(steps, drawn, strict=True):
-            x = x.to(self.fabric.device, non_blocking=True)
+            x = moved(x, self.fabric.device)
             yield phase, x.contiguous(memory_format=self.memory_format), noise.to(x.device)
 
     def step(self, phase: Phase, x: Tensor, noise: Noise, progress: float) -> dict[str, Tensor]:
@@ -208,7 +213,7 @@ class Loop:
             The loss and its terms, detached.
         """
         learners = [self.optimizers[half] for half in phase.learns]
-        with only_learning(self.model, phase.learns):
+        with only_learning(self.model, phase.learns), self.rounded(self.model):
             with self.fabric.autocast():
                 loss, terms = phase.loss(self.called, x, noise, progress)
             for optimizer in learners:
@@ -347,6 +352,25 @@ def only_learning(model: nn.Module, learns: tuple[str, ...]) -> Iterator[None]:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def rounded_once(model: nn.Module) -> Iterator[None]:
+    """Round the weights of frozen layers to bfloat16 meanwhile.
+
+    Autocast keeps the rounded weights of a half that learns, and rounds those of a frozen one again
+    in every call. The numbers are the same.
+    """
+    layers = (m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
+    weights = (p for layer in layers for p in layer.parameters(recurse=False))
+    exact = {p: p.data for p in weights if not p.requires_grad}
+    for parameter, values in exact.items():
+        parameter.data = values.bfloat16()
+    try:
+        yield
+    finally:
+        for parameter, values in exact.items():
+            parameter.data = values
 
 
 def build_optimizers(model: nn.Module, config: RunConfig) -> dict[str, Optimizer]:

@@ -8,7 +8,7 @@ import tempfile
 from collections import deque
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -29,12 +29,12 @@ def fabric_for(config: RunConfig) -> "Fabric":
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
     device = config.torch_device()
+    half: Literal["bf16-mixed"] = "bf16-mixed"
+    precision = half if config.precision == half else None  # autocast or not
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         index: list[int] | int = [device.index or 0] if device.type == "cuda" else 1
         alone = LightningEnvironment()  # even where a batch system has started several of us
-        return Fabric(
-            accelerator=device.type, devices=index, precision=config.precision, plugins=alone
-        )
+        return Fabric(accelerator=device.type, devices=index, precision=precision, plugins=alone)
     here, everywhere = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     nodes = everywhere // here
     fabric = Fabric(
@@ -42,7 +42,7 @@ def fabric_for(config: RunConfig) -> "Fabric":
         devices=here,
         num_nodes=nodes,
         strategy="ddp",
-        precision=config.precision,
+        precision=precision,
     )
     fabric.launch()
     return fabric

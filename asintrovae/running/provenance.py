@@ -39,6 +39,7 @@ NUMBERS = (
     "config.py",
     "randomness.py",
     "collectives.py",
+    "devices.py",
     "ranges.py",
 )
 """Files and folders of the package whose code can change a number of a run."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from asintrovae.build import build_model, threads_for
 from asintrovae.config import ParameterError, RunConfig, expand_home, with_defaults
 from asintrovae.data import example_shape
+from asintrovae.devices import arithmetic
 from asintrovae.files import naming, write_atomically
 from asintrovae.running.checkpoint import load_checkpoint, restore_evaluated
 from asintrovae.running.provenance import code_hash, versions
@@ -73,6 +74,7 @@ def save_record(
         "skipped_images": skipped_images,
         "config": config.model_dump(mode="json"),
         "device": name_of(device),
+        "arithmetic": arithmetic(device, config.precision),
         "threads": threads_for(config),
         "versions": versions(),
         "code": code_hash(),

@@ -11,6 +11,7 @@ from asintrovae.build import build_objective, threads_for
 from asintrovae.collectives import world
 from asintrovae.config import ParameterError, RunConfig
 from asintrovae.data import Data
+from asintrovae.devices import computing_on, has_bfloat16
 from asintrovae.running.checkpoint import load_checkpoint, restore_evaluated
 from asintrovae.running.lock import locked
 from asintrovae.running.loop import Loop
@@ -58,7 +59,8 @@ def train(model: nn.Module, objective: Objective, data: Data, config: RunConfig)
     """
     if config.devices > 1 and world()[1] == 1:
         return train_in_processes(model, objective, config)
-    with torch_threads(threads_for(config)):
+    computing = computing_on(config.torch_device(), config.precision)
+    with torch_threads(threads_for(config)), computing:
         return train_here(model, objective, data, config)
 
 
@@ -117,9 +119,8 @@ def explain_out_of_memory(config: RunConfig) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         first = str(error).splitlines()[0]
         size = f"batch_size={config.batch_size} with precision={config.precision!r}"
-        way_out = (
-            "lower batch_size or use precision='bf16-mixed', in another run_dir, "
-            "or more devices, also in this one"
-        )
+        halves = config.precision != "bf16-mixed" and has_bfloat16(config.torch_device())
+        smaller = "lower batch_size" + " or use precision='bf16-mixed'" * halves
+        way_out = f"{smaller}, in another run_dir, or more devices, also in this one"
         message = f"{size} does not fit ({first}); {way_out}"
         raise torch.OutOfMemoryError(message) from None

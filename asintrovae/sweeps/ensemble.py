@@ -16,6 +16,7 @@ from asintrovae.build import build_data, build_model, build_objective, threads_f
 from asintrovae.config import DATASETS, MEMBER, ParameterError, RunConfig, marked
 from asintrovae.data import Data
 from asintrovae.data.image_files import leave_signals_to_the_run
+from asintrovae.devices import computing_on
 from asintrovae.evaluation.evaluate import evaluate, sample
 from asintrovae.running.checkpoint import (
     Checkpoint,
@@ -81,7 +82,8 @@ def train_ensemble(configs: Sequence[RunConfig]) -> list[TrainingResult]:
     """
     configs = list(configs)
     check_misfits(configs)
-    with torch_threads(threads_for(configs[0])):
+    computing = computing_on(configs[0].torch_device(), configs[0].precision)
+    with torch_threads(threads_for(configs[0])), computing:
         return train_together(configs)
 
 

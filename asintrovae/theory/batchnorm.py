@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import batch_norm
 from torch.optim.swa_utils import update_bn
 
-from asintrovae.collectives import SumOverProcesses, share, world
+from asintrovae.collectives import of_all, share, sum_, world
 from asintrovae.randomness import generator_for
 from asintrovae.theory.gaussian import Gaussian, full_precision
 
@@ -81,27 +84,63 @@ class BatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation over the examples of all processes.
 
     A run then does not depend on their number. torch's SyncBatchNorm does the same on CUDA alone.
+    `num_batches_tracked` counts only where the statistics are means over batches, as in
+    `precise_batchnorm`; in training the counter would cost a kernel in each call.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (B, C, H, W) normalised, of the same shape."""
-        count = world()[1]
-        if count == 1 or not self.training:
+        if not self.training:
             return super().forward(x)
-        wide = full_precision(x)
-        mean: Tensor = SumOverProcesses.apply(wide.mean((0, 2, 3))) / count  # type: ignore[no-untyped-call]
-        centred = wide - mean[:, None, None]
-        var: Tensor = SumOverProcesses.apply(centred.square().mean((0, 2, 3))) / count  # type: ignore[no-untyped-call]
-        self._track(mean.detach(), var.detach(), count * x.numel() // x.shape[1])
-        scale = self.weight * (var + self.eps).rsqrt()
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        step = self._step()
+        statistics = self.running_mean, self.running_var
+        if world()[1] == 1:
+            return batch_norm(x, *statistics, self.weight, self.bias, True, step, self.eps)
+        y: Tensor
+        given = x, self.weight, self.bias, self.eps
+        y, mean, var = _NormOverProcesses.apply(*given)  # type: ignore[no-untyped-call]
+        size = world()[1] * x.numel() // x.shape[1]
+        for running, own in zip(statistics, (mean, var * (size / (size - 1))), strict=True):
+            assert running is not None
+            running.lerp_(own, step)
+        return y
 
-    def _track(self, mean: Tensor, var: Tensor, size: int) -> None:
-        """Move the running statistics towards those of a batch of `size` numbers per channel."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
+    def _step(self) -> float:
+        """Return how far the running statistics move towards those of this batch, in [0, 1]."""
+        if self.momentum is not None:
+            return self.momentum
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
-        step = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, step)
-        self.running_var.lerp_(var * size / (size - 1), step)
+        return 1 / float(self.num_batches_tracked)
+
+
+class _NormOverProcesses(torch.autograd.Function):
+    """Batch normalisation by the moments of all processes, one exchange each way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return x (B, C, H, W) normalised, and mean and variance, (C,), over all processes."""
+        own_var, own_mean = torch.var_mean(full_precision(x), (0, 2, 3), correction=0)
+        means, variances = of_all(torch.stack([own_mean, own_var])).unbind(1)  # (processes, C)
+        var_of_means, mean = torch.var_mean(means, 0, correction=0)
+        var = variances.mean(0) + var_of_means
+        ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt())
+        ctx.mark_non_differentiable(mean, var)
+        return batch_norm(x, mean, var, weight, bias, False, 0.0, eps), mean, var
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Return the gradients of the sum of all processes' losses; of the weights, the own share.
+
+        With the normalised x̂ that of x is w/σ (g - mean g - x̂ mean(g x̂)), means over all.
+        """
+        x, weight, mean, inverse = ctx.saved_tensors
+        g, centred = full_precision(gradient), full_precision(x) - mean[:, None, None]
+        sums = torch.stack([g.sum((0, 2, 3)), (g * centred).sum((0, 2, 3)) * inverse])
+        mean_g, mean_of_product = sum_(sums * (x.shape[1] / (world()[1] * x.numel())))
+        slope, scale = inverse * mean_of_product, weight * inverse
+        of_x = torch.addcmul(g - mean_g[:, None, None], centred, slope[:, None, None], value=-1)
+        return (of_x * scale[:, None, None]).to(x.dtype), sums[1], sums[0], None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from asintrovae.theory.gaussian import full_precision
 from asintrovae.theory.tiled_distance import Options, PairSum, largest_log
-from asintrovae.threads import torch_threads
+from asintrovae.threads import one_thread
 
 LOG_2PI = math.log(2 * math.pi)
 KERNELS = {
@@ -184,7 +184,7 @@ def _smoothed_distance(
     dtype = reduce(torch.promote_types, dtypes, torch.float32)
     log_scale = None
     # shared, such small work would leave other threads waiting at full speed
-    with torch_threads(1):
+    with one_thread(mu_r):
         mean, var = torch.cat((mu_r, mu_g)).to(dtype), torch.cat((var_r, var_g)).to(dtype)
         if bandwidth > 0:
             # a negative number is no variance and stays as it is, so that the error names it

@@ -241,6 +241,20 @@ class ResidualBlock(nn.Module):
         return nn.functional.leaky_relu(self.skip(x) + self.body(x), 0.2)
 
 
+class Upsample(nn.Upsample):
+    """Upsampling that repeats pixels in the type that they have.
+
+    On CUDA autocast would widen them to float32, and half of the decoder with them: twice the
+    bytes, and a cast around each layer.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cuda:
+            return super().forward(x)
+        with torch.autocast("cuda", enabled=False):
+            return super().forward(x)
+
+
 def conv_autoencoder(
     image_shape: Sequence[int], latent_dim: int, widths: Sequence[int]
 ) -> Autoencoder:
@@ -318,6 +332,6 @@ def conv_decoder(
     linear = nn.Linear(latent_dim, math.prod(grid))
     layers: list[nn.Module] = [linear, nn.ReLU(), nn.Unflatten(1, grid)]
     for width_in, width_out in itertools.pairwise([widths[-1], *reversed(widths)]):
-        layers += [ResidualBlock(width_in, width_out), nn.Upsample(scale_factor=2)]
+        layers += [ResidualBlock(width_in, width_out), Upsample(scale_factor=2)]
     last = nn.Conv2d(widths[0], image_shape[0], 5, padding=2)
     return nn.Sequential(*layers, ResidualBlock(widths[0], widths[0]), last)

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from asintrovae.threads import torch_threads
+from asintrovae.threads import one_thread
 
 T = TypeVar("T")
 Strip = tuple[int, int, int]
@@ -136,7 +136,7 @@ class PairSum(torch.autograd.Function):
             log_scale: (*, N + M), or None.
             options: of the sum.
         """
-        with torch_threads(1) as available:
+        with one_thread(mean) as available:
             check_no_variance(var, options.counts[0])
             *outer, count, n = mean.shape
             # Powers of 2 cost a third of those of e. With 2 ln2 λ in the place of λ,
@@ -144,7 +144,7 @@ class PairSum(torch.autograd.Function):
             stacked = torch.stack((mean, 2 * LN_2 * var)).reshape(2, -1, count, n)
             z = stacked.mT.contiguous()  # (2, L, n, N + M)
             log_2 = None if log_scale is None else (log_scale / LN_2).reshape(-1, count)
-            sums = sum_over_pairs(z, log_2, options, 1 if z.is_cuda else available)
+            sums = sum_over_pairs(z, log_2, options, available)
             factor = math.sqrt(2 * LN_2) / n if options.reduction == "mean" else 1.0
             slope = 1 / n if options.reduction == "tempered" else factor
             found = [(sums.value * factor).reshape(outer)]
@@ -171,12 +171,13 @@ class PairSum(torch.autograd.Function):
         Raises:
             RuntimeError: for a second derivative.
         """
-        if any(part is not None for part in second):
+        # compiled code gives zeros in the place of None, and has no second derivative itself
+        if not torch.compiler.is_compiling() and any(part is not None for part in second):
             way_out = "for more build D from expected_likelihood_kernel"
             raise RuntimeError(f"as_distance is differentiable once; {way_out}")
         if gradient is None:
             return (None,) * 4
-        with torch_threads(1):
+        with one_thread(gradient):
             outer = gradient.shape
             parts = [
                 gradient.view(*outer, *[1] * (kept.dim() - len(outer))) * kept

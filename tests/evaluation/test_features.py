@@ -431,7 +431,7 @@ def test_fid_program_scores_real_against_real(monkeypatch, capsys, cache, tmp_pa
         ),
         (
             ["mnist-subset", "--fid-precision", "16"],
-            "fid_precision='16': must be '32-true' or 'bf16-mixed'",
+            "fid_precision='16': must be '32-true', 'tf32' or 'bf16-mixed'",
         ),
         (["mnist-subset", "--count", "1"], "--count 1: a covariance needs at least 2 images"),
     ):

@@ -278,7 +278,7 @@ def test_an_objective_that_the_parameters_do_not_describe_is_refused(tmp_path):
             "device='cuda:1' is one GPU, but devices=2; use device='cuda'",
         ),
         ({"channels_last": True}, "channels_last=True is for images, but dataset='8gaussians'"),
-        ({"precision": "fp16"}, "precision='fp16': must be '32-true' or 'bf16-mixed'"),
+        ({"precision": "fp16"}, "precision='fp16': must be '32-true', 'tf32' or 'bf16-mixed'"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(tmp_path, parameters, message):

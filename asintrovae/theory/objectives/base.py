@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from asintrovae.devices import moved
 from asintrovae.theory.gaussian import Gaussian
 
 Terms = dict[str, Tensor]
@@ -44,7 +45,13 @@ class Noise(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Noise":
         """Return the same noise on another device."""
-        return Noise(*(tensor.to(device, non_blocking=True) for tensor in self))
+        device = torch.device(device)
+        if device.type != "cuda" or not self.eps.is_cpu:
+            return Noise(*(moved(tensor, device) for tensor in self))
+        # one copy, from pinned memory: five small ones take the host longer than a layer
+        flat = torch.cat([tensor.flatten() for tensor in self]).pin_memory()
+        parts = torch.split(moved(flat, device), [tensor.numel() for tensor in self])
+        return Noise(*(part.view(own.shape) for part, own in zip(parts, self, strict=True)))
 
 
 class Model(Protocol):
