@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from asintrovae.data.sources import read_idx
 from asintrovae.figures.style import MODEL_COLORS, MODEL_NAMES
-from asintrovae.figures.widgets import _module, _number
+from asintrovae.figures.widgets import _number, module
 from asintrovae.files import embedded
 from asintrovae.theory.batchnorm import evaluating
 from asintrovae.theory.networks import Autoencoder, GaussianHead, ResidualBlock
@@ -54,7 +54,7 @@ class DigitExplorer(anywidget.AnyWidget):
         >>> explorer = DigitExplorer({"vae": load_pretrained("vae-mnist")}, plane=1)
     """
 
-    _esm = _module("digits.js")
+    _esm = module("digits.js")
 
     plane = traitlets.Int(0, min=0, max=1).tag(sync=True)
     axis_1 = traitlets.Int(0, min=0).tag(sync=True)
