@@ -14,7 +14,7 @@ from asintrovae.figures.style import MODEL_COLORS, MODEL_NAMES
 from asintrovae.figures.widgets import _number, module
 from asintrovae.files import embedded
 from asintrovae.theory.batchnorm import evaluating
-from asintrovae.theory.networks import Autoencoder, GaussianHead, ResidualBlock
+from asintrovae.theory.networks import Autoencoder, GaussianHead, ResidualBlock, Upsample
 
 EDGE = 3.5
 """Half the side of the map of the latent plane."""
@@ -156,7 +156,7 @@ def operations(layers: Iterable[nn.Module], numbers: list[Tensor]) -> list[dict[
     return found
 
 
-PLAIN = {nn.ReLU: "relu", nn.LeakyReLU: "leaky", nn.AvgPool2d: "pool", nn.Upsample: "up"}
+PLAIN = {nn.ReLU: "relu", nn.LeakyReLU: "leaky", nn.AvgPool2d: "pool", Upsample: "up"}
 """Layers without weights -> operations of figures/digits.js."""
 
 
