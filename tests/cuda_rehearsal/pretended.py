@@ -118,7 +118,7 @@ class Pretended(TorchDispatchMode):
         if from_cuda and ((unknown and func not in INDEXING) or func in WAITING):
             self.waits.append(f"{func} at {site()}")
             if func is aten._local_scalar_dense.default:
-                return torch.ones((), dtype=args[0].dtype).item()
+                return from_device(args[0]).item()
         if func in INDEXING and any(
             isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in args[1]
         ):
@@ -136,10 +136,8 @@ class Pretended(TorchDispatchMode):
         if on_cuda(source) and away:
             self.waits.append(f"copy of {size} B from the device at {site()}")
             if to is not None:
-                return to.fill_(1)
-            dtype = kwargs.get("dtype") or source.dtype
-            back = torch.empty_strided(source.size(), source.stride(), dtype=dtype)
-            return back.fill_(-1 if dtype == torch.int64 else 1)
+                return to.copy_(from_device(source))
+            return from_device(source).to(kwargs.get("dtype") or source.dtype)
         if not on_cuda(source) and to_cuda:
             self.copies.append(f"{size} B at {site()}")
             if not asynchronous:
@@ -182,8 +180,8 @@ def on_cuda(x):
 
 
 def from_device(x):
-    """A fake tensor on the CPU as what would have come from the device: real, of ones."""
-    return torch.ones(x.shape, dtype=x.dtype)
+    """What would have come from the device, real: ones, and -1 of int64, which is "never"."""
+    return torch.full(x.shape, -1 if x.dtype == torch.int64 else 1, dtype=x.dtype)
 
 
 @contextlib.contextmanager
