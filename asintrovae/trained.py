@@ -43,7 +43,7 @@ def pretrained() -> Table:
 
     Example:
         >>> [row["name"] for row in pretrained().rows if row["data"] == "rings"]
-        ['vae-rings']
+        ['as_intro-rings', 'soft_intro-rings', 'vae-rings']
     """
     rows = []
     for name in names():
