@@ -31,6 +31,8 @@ each_model = pytest.mark.parametrize("name", NAMES)
 RUNS = {
     "mnist_ten_epochs/vae": "vae-mnist",
     "mnist_ten_epochs/soft_intro": "soft_intro-mnist",
+    "mnist_ten_epochs/as_intro": "as_intro-mnist",
+    "mnist_intro/intro": "intro-mnist",
     "toy_board/as_intro": "as_intro-checkerboard",
     "toy_drawing/soft_intro": "soft_intro-8gaussians",
 }
