@@ -42,7 +42,9 @@ DATA = {
     "mnist-subset": (f"6,000 handwritten digits of MNIST ({MNIST})", "CC BY-SA 3.0"),
 }
 """Data set -> what it is, and its licence."""
-TRIED = "Its settings were chosen by test scores of short trials, so its score is slightly optimistic."
+TRIED = (
+    "Its settings were chosen by test scores of short trials, so its score is slightly optimistic."
+)
 """Limit of the models of book/training/sweeps/pretrained_points.yaml."""
 RATIOS = ("protocol_kl", "protocol_jsd", "frechet_mnist_classifier")
 """Measures that get an interval over seeds: positive, and compared by their ratio."""

@@ -224,11 +224,10 @@ def test_notebook_and_text_are_in_step(path):
 
 @each_notebook
 def test_set_up_cell_is_the_same_everywhere(path):
-    (cell,) = [
-        c
-        for c in code_cells(nbformat.read(path, as_version=4))
-        if "setup" in c.metadata.get("tags", [])
-    ]
+    """And no cell before it needs the package, which it installs in Colab."""
+    cells = code_cells(nbformat.read(path, as_version=4))
+    (cell,) = [c for c in cells if "setup" in c.metadata.get("tags", [])]
+    assert not any("import" in before.source for before in cells[: cells.index(cell)])
     (reference,) = [
         c
         for c in code_cells(nbformat.read(TRAINING[0], as_version=4))
