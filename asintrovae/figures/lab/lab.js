@@ -607,9 +607,17 @@ function render({ model, el }) {
     const found = settingIn(location.hash);
     if (found && addressOf(found) !== addressOf(setting)) save(found);
   };
-  if (model.built && !compact) addEventListener("hashchange", follows);
+  // A link on the page to a setting brings the reader to the lab, also where the setting is the same.
+  const comes = (event) => {
+    const link = event.target.closest?.('a[href*="#lab="]');
+    if (link && link.pathname === location.pathname) el.scrollIntoView({ block: "start" });
+  };
+  if (model.built && !compact) {
+    addEventListener("hashchange", follows);
+    addEventListener("click", comes);
+  }
   const watcher = new IntersectionObserver(([entry]) => {
-    if (entry.isIntersecting && !seen && !compact) load().catch(() => {});
+    if (entry.isIntersecting && !seen) load().catch(() => {});
     seen ||= entry.isIntersecting;
     if (!entry.isIntersecting) run(false);
   });
@@ -621,6 +629,7 @@ function render({ model, el }) {
     watcher.disconnect();
     sizes.disconnect();
     removeEventListener("hashchange", follows);
+    removeEventListener("click", comes);
     clearTimeout(drawTimer);
     for (const side of sides) side.close();
   };
