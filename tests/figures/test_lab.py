@@ -395,10 +395,9 @@ def test_without_webassembly_a_sentence_says_so(show):
     assert page.locator("[data-name=play]").is_disabled()
 
 
-def test_the_small_form_has_one_plane_and_loads_when_it_is_played(show):
+def test_the_small_form_has_one_plane_and_shows_the_data_before_it_is_played(show):
     page = show(compact=True, ready=False, config=SHORT, width=390)
-    page.wait_for_timeout(300)
-    assert page.evaluate("typeof labLibrary") == "undefined"
+    page.wait_for_function(f"{LAB}.sides[0].data?.real", timeout=60_000)
     assert page.locator("canvas").count() == 1
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
     press(page, "play")
