@@ -24,6 +24,7 @@ OTHERS = {
     "LOUEY233/AS-IntroVAE",
     "igul222/improved_wgan_training",
     "toshas/torch-fidelity",  # its releases hold the weights of FID
+    "ekzhang/jax-js",  # the library of the lab
     "OWNER/NAME",  # in usage lines
 }
 SOURCES = sorted((ROOT / "book" / "src").rglob("*.md"))
