@@ -32,10 +32,11 @@ class LinkedTable:
 
     def _repr_html_(self) -> str:
         text = self.table._repr_html_()
-        longest = sorted(map(html.escape, self.links), key=len, reverse=True)
-        words = "|".join(map(re.escape, longest))
+        words = (html.escape(word, quote=False) for word in self.links)
+        longest = sorted(words, key=len, reverse=True)
+        pattern = "|".join(map(re.escape, longest))
         return re.sub(
-            rf"(?<!\w)(?:{words})(?!\w)",
+            rf"(?<!\w)(?:{pattern})(?!\w)",
             lambda found: f'<a href="{self.links[html.unescape(found[0])]}">{found[0]}</a>',
             text,
         )
