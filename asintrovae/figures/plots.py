@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Ellipse
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from asintrovae.figures.style import BLUE, ORANGE
@@ -416,12 +416,13 @@ def compact(figure: Figure) -> display.Image:
     It is a third of the bytes where it shows thousands of points.
     """
     plt.close(figure)
-    return display.Image(_few_colors(figure))  # type: ignore[no-untyped-call]
+    return display.Image(_few_colors(figure, border=8))  # type: ignore[no-untyped-call]
 
 
-def _few_colors(figure: Figure) -> bytes:
-    """Return the figure as a PNG with 256 colours of its own."""
+def _few_colors(figure: Figure, border: int = 0) -> bytes:
+    """Return the figure as a PNG with 256 colours of its own and a white border of some pixels."""
     whole, small = io.BytesIO(), io.BytesIO()
     figure.savefig(whole)
-    Image.open(whole).convert("RGB").quantize(256).save(small, "PNG", optimize=True)
+    picture = ImageOps.expand(Image.open(whole).convert("RGB"), border, "white")
+    picture.quantize(256).save(small, "PNG", optimize=True)
     return small.getvalue()
