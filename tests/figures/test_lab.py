@@ -14,24 +14,10 @@ from traitlets import TraitError
 from asintrovae.figures.lab import SETTINGS, Lab, library
 
 pytestmark = pytest.mark.xdist_group("widgets")  # one worker starts the browser once
-CHROMIUM = shutil.which("chromium")
 SHORT = {"width": 32, "batch_size": 32}
 DARK = "body { background: #121212; color: #dddddd; color-scheme: dark }"
 LAB = "document.querySelector('.lab').lab"
 FIRST = f"{LAB}.sides[0].state"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine: `make browser` installs it where it may")
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
 
 
 def write_page(folder, style="", **values):

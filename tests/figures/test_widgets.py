@@ -4,7 +4,6 @@ driven."""
 import json
 import math
 import re
-import shutil
 
 import numpy
 import pytest
@@ -39,7 +38,6 @@ from asintrovae.theory.distance import KERNELS
 from asintrovae.theory.objectives import Noise
 
 pytestmark = pytest.mark.xdist_group("widgets")  # one worker starts the browser once
-CHROMIUM = shutil.which("chromium")
 FOLDERS = {
     label: embedded(f"runs/training_frames/{label}-0")
     for label in ("vae", "intro", "soft_intro", "as_intro")
@@ -54,19 +52,6 @@ WIDGETS = {
     "digit-explorer": lambda **values: DigitExplorer(DIGIT_MODELS, **values),
 }
 each_widget = pytest.mark.parametrize("kind", WIDGETS)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine: `make browser` installs it where it may")
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
 
 
 def page_of(widget, style="", times=1):
