@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
-from test_book import CHROMIUM, NARROW, WIDE, set_theme, violations
+from test_book import NARROW, WIDE, set_theme, violations
 
 pytestmark = pytest.mark.xdist_group("small_book")
 
@@ -110,17 +110,6 @@ def test_a_malformed_quiz_is_an_error_at_its_line(tmp_path, notebook, old, new, 
 def test_an_empty_quiz_is_malformed(tmp_path):
     _, warnings = build(tmp_path, text="# A page\n\n:::{quiz}\n:::\n")
     assert "page.md:3: ERROR: quiz does not end with a list of options" in warnings
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine: `make browser` installs it where it may")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu"]
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
