@@ -411,7 +411,7 @@ def save_figure(figure: Figure, run_dir: str | Path, name: str) -> None:
 
 
 def compact(figure: Figure) -> display.Image:
-    """Return a picture for a cell's output instead of the figure, and close the figure.
+    """Return a picture for a cell's output instead of the figure, with a white border; close it.
 
     It is a third of the bytes where it shows thousands of points.
     """

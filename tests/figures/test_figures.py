@@ -186,7 +186,13 @@ def test_compact_figures_look_the_same_for_fewer_bytes(cloud, tmp_path):
         np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=float)
         for png in (whole.getvalue(), shown.data)
     )
-    assert after.shape == before.shape
-    assert np.abs(after - before).mean() < 1
+    inside = (slice(8, -8), slice(8, -8))  # of the white border
+    assert after[inside].shape == before.shape
+    assert np.abs(after[inside] - before).mean() < 1
+    after[inside] = 255
+    assert (after == 255).all()
     save_figure(cloud, tmp_path / "new", "cloud.png")
-    assert (tmp_path / "new" / "cloud.png").read_bytes() == shown.data
+    with Image.open(tmp_path / "new" / "cloud.png") as saved:
+        kept = np.asarray(saved.convert("RGB"), dtype=float)
+    assert kept.shape == before.shape
+    assert np.abs(kept - before).mean() < 1
