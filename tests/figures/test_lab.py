@@ -127,7 +127,7 @@ def test_it_trains_and_pauses(show):
     assert f"iteration {stopped:,} of 3,000" in page.locator(".clock").inner_text()
     assert page.locator("[data-name=play]").inner_text() == "Play"
     scores = page.locator(".scores tbody tr").all_inner_texts()
-    assert len(scores) == 6
+    assert len(scores) == 7
     assert all("–" not in row for row in scores)
 
 
@@ -281,7 +281,7 @@ def test_the_tour_has_six_steps_by_keyboard(show):
         assert title.startswith(f"{step + 1} of 6")
         seen.append(page.evaluate(f"{LAB}.setting().preset"))
         page.keyboard.press("Enter")  # the focus is on Next
-    assert seen == ["vae", "vae", "introvae", "margin", "c1", "first-fifth"]
+    assert seen == ["vae", "vae", "introvae", "margin", "c1", "with-and-without"]
     assert not page.locator(".tour").is_visible()
     page.locator("[data-name=tour]").press("Enter")
     page.keyboard.press("Escape")

@@ -4,6 +4,7 @@ are those of the package, and a run does what the page asks of it."""
 import copy
 import functools
 import json
+import math
 import shutil
 
 import numpy
@@ -356,6 +357,20 @@ def test_scores_are_those_of_the_tables(page, name):
     assert found["share_between"] == pytest.approx(1 - near.double().mean().item())
 
 
+def test_information_is_that_of_a_mixture_of_posteriors(page):
+    generator = torch.Generator().manual_seed(0)
+    mean, logvar, eps = torch.randn(3, 200, 2, dtype=torch.float64, generator=generator)
+    std = (logvar / 2).exp() / 4
+    q = torch.distributions.Normal(mean, std)
+    z = mean + std * eps
+    log_q = q.log_prob(z[:, None]).sum(2)  # code, posterior
+    expected = (log_q.diagonal() - log_q.logsumexp(1) + math.log(200)).mean()
+    given = [torch.cat([mean, std], 1).flatten().tolist(), eps.flatten().tolist()]
+    code = "informationOf(Float64Array.from(given[0]), given[1])"
+    assert in_worker(page, code, given) == pytest.approx(expected.item(), rel=1e-9)
+    assert 1 < expected < math.log(200)
+
+
 # --- what the page asks of a run
 
 MODELS = ("vae", "intro", "soft_intro", "as_intro", "wgan_gp")
@@ -575,6 +590,7 @@ def test_a_view_shows_the_model(page):
     assert 0 < floor["jsd"] < scores["jsd"]
     assert scores["modes_total"] == 8
     assert scores["kl_real"] > 0 < scores["kl_generated"]
+    assert -0.1 < scores["information"] < scores["kl_real"] + 0.1
 
 
 @each_model

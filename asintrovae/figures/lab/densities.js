@@ -136,6 +136,24 @@ function protocolScores(real, generated, extent) {
   return { kl: kl / 100, jsd: jsd / 200 };
 }
 
+// Information in nats that codes carry about the points: E[log q(z|x) − log q(z)] with one code a point, where q(z) is the mean
+// of these posteriors. `posteriors` is m₁ m₂ s₁ s₂ of each point, `noise` two standard normal numbers. At most the log of their number.
+function informationOf(posteriors, noise) {
+  const count = posteriors.length / 4;
+  let total = 0;
+  for (let i = 0; i < count; i++) {
+    const [a, b, s, t] = posteriors.subarray(4 * i, 4 * i + 4), z1 = a + s * noise[2 * i], z2 = b + t * noise[2 * i + 1];
+    const own = -0.5 * (noise[2 * i] ** 2 + noise[2 * i + 1] ** 2) - Math.log(s * t);
+    let sum = 0;
+    for (let k = 0; k < 4 * count; k += 4) {
+      const u = (z1 - posteriors[k]) / posteriors[k + 2], v = (z2 - posteriors[k + 1]) / posteriors[k + 3];
+      sum += Math.exp(-0.5 * (u * u + v * v) - own) / (posteriors[k + 2] * posteriors[k + 3]);
+    }
+    total -= Math.log(sum / count);
+  }
+  return total / count;
+}
+
 // Modes with at least a quarter of the points they should have, and the share of points that are near no mode.
 function modeScores(points, centers, [low, high]) {
   if (!centers) return { modes: null, modes_total: null, share_between: null };

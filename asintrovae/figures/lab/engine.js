@@ -30,7 +30,7 @@ const NUMBERS = [
   "distance_weight_decoder", "gradient_penalty", "progress", "rate", "decay1", "decay2", "correction1", "correction2",
 ];
 const FLOAT32_EPS = 2 ** -23;
-const SAMPLES = 500, POSTERIORS = 24, MANY = 5000, GRID = 48, ARROWS = 64;
+const SAMPLES = 500, POSTERIORS = 24, CODES = 256, MANY = 5000, GRID = 48, ARROWS = 64;
 const MESSAGE_MS = 34, PICTURE_MS = 330, SPEED_MS = 500, SLICE_MS = 10;
 
 // --- settings
@@ -234,6 +234,7 @@ class Run {
     this.binned = binnedDensity(this.real, density.extent);
     this.floor = protocolScores(this.binned, pointsOf(density, MANY, evaluation), density.extent);
     this.z = normals(2 * MANY, streamFor(seed, "samples"));
+    this.eps = normals(2 * CODES, streamFor(seed, "codes"));
     const at = (k) => low + ((k + 0.5) / GRID) * (high - low);
     this.plane = Float32Array.from({ length: 2 * GRID * GRID }, (_, k) => {
       const cell = k >> 1;
@@ -267,6 +268,7 @@ class Run {
     const scores = {
       ...modeScores(many, centers, extent), ...protocolScores(this.binned, many, extent),
       kl_real: klOf(this.real), kl_generated: klOf(many),
+      information: this.hasEncoder ? informationOf(this.look("posterior", this.real.slice(0, 2 * CODES)), this.eps) : null,
     };
     return { density, energy, scores };
   }
@@ -322,6 +324,13 @@ class Run {
   }
 }
 
+// Sum of the variances of both axes: the error R of a decoder that answers the mean.
+function varianceOf(points) {
+  const count = points.length / 2, mean = [0, 0];
+  points.forEach((value, k) => (mean[k % 2] += value / count));
+  return points.reduce((total, value, k) => total + (value - mean[k % 2]) ** 2 / count, 0);
+}
+
 // --- messages
 
 let run = null, running = false, until = Infinity, picture = null;
@@ -368,7 +377,7 @@ const ON = {
     const { centers, extent } = run.density;
     postMessage({
       type: "data", real: run.real.slice(0, 2 * SAMPLES), centers: centers && Float32Array.from(centers.flat()), extent,
-      floor: run.floor, phases: OBJECTIVES[settings.model](settings).map((phase) => phase.name),
+      floor: run.floor, variance: varianceOf(run.real), phases: OBJECTIVES[settings.model](settings).map((phase) => phase.name),
     });
     tell();
   },
@@ -390,6 +399,7 @@ const ON = {
   },
   pause() {
     running = false;
+    while (run.place) run.phase(); // to the end of the iteration
     if (picture) tell(null, false); // at once, the newest picture behind it
     tell();
   },

@@ -28,7 +28,7 @@ const LAB_STYLE = `
   .lab .panel { margin: 0; min-width: 0; }
   .lab .panel canvas { display: block; width: 100%; box-sizing: border-box; }
   .lab .panel.data canvas, .lab .panel.latent canvas { aspect-ratio: 1; border: 1px solid color-mix(in srgb, currentColor 35%, transparent); }
-  .lab .panel.curves canvas { height: 330px; }
+  .lab .panel.curves canvas { height: 390px; }
   .lab .panel .caption { font-size: 0.78rem; display: flex; flex-wrap: wrap; gap: 0 10px; min-height: 3.2em; align-content: flex-start; align-items: center; margin: 2px 0; }
   .lab .panel .caption label { white-space: nowrap; display: inline-flex; align-items: center; gap: 3px; }
   .lab .panel .caption input { margin: 0; }
@@ -51,10 +51,11 @@ const LAB_STYLE = `
   }
   @container (min-width: 900px) {
     .lab:not(.compact) .sides .panels { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-    .lab:not(.compact) .side:only-child .panels { grid-template-columns: minmax(0, 1.12fr) minmax(0, 1fr) minmax(0, 1fr); }
-    .lab .side:only-child .panels { grid-template-rows: auto 1fr; }
-    .lab .side:only-child .panel:is(.data, .latent) { grid-row: 1 / 3; }
-    .lab .side:only-child .panel:is(.curves, .scores) { grid-column: 3; }
+    .lab:not(.compact) .side:only-child { display: grid; gap: 4px 14px; grid-template-columns: minmax(0, 1.12fr) minmax(0, 1fr) minmax(0, 1fr); grid-template-rows: auto auto 1fr; }
+    .lab:not(.compact) .side:only-child > .panels { display: contents; }
+    .lab:not(.compact) .side:only-child > .head { grid-column: 1 / 4; }
+    .lab:not(.compact) .side:only-child > .dials { grid-column: 1 / 3; grid-row: 3; align-content: start; }
+    .lab:not(.compact) .side:only-child .panel.scores { grid-column: 3; grid-row: 3; }
     .lab .about, .lab .clock { min-height: 1.4em; }
   }
   @container (max-width: 899.9px) {
@@ -69,6 +70,7 @@ const LAB_STYLE = `
 
 const count = (value) => String(value).replace(/\B(?=(\d{3})+$)/g, ",");
 const plain = (value) => (value === 0 ? "0" : Math.abs(value) < 1e-3 ? scientific(Math.log10(value)).replace("1.000 × ", "") : String(value)).replace("-", "−");
+const withSubscripts = (text) => text.split(/(?<=[βγ])_(\w+)/).map((part, k) => (k % 2 ? h("sub", {}, part) : part));
 const element = (parts) => parts.map((part) => (Array.isArray(part) ? h("sub", {}, part[0]) : part));
 const words = (parts) => parts.map((part) => (Array.isArray(part) ? `_${part[0]}` : part)).join("");
 const button = (text, name, press) => {
@@ -128,10 +130,11 @@ const SCORES = [
   ["between the modes", ({ share_between: share, modes_total: total }) => (total ? `${Math.round(100 * share)} %` : "–"), ({ modes_total: total }) => (total ? "0 %" : "–")],
   ["protocol KL", ({ kl }) => digits(kl), (_, floor) => digits(floor?.kl)],
   ["protocol JSD", ({ jsd }) => digits(jsd), (_, floor) => digits(floor?.jsd)],
-  ["KL of real, nats", ({ kl_real: kl }) => digits(kl), () => ""],
-  ["KL of generated, nats", ({ kl_generated: kl }) => digits(kl), () => ""],
+  ["KL real, nats", ({ kl_real: kl }) => digits(kl), () => ""],
+  ["KL generated, nats", ({ kl_generated: kl }) => digits(kl), () => ""],
+  ["I(x; z), nats", ({ information }) => digits(information), ({ modes_total: total }) => (total ? digits(Math.log(total)) : "")],
 ];
-const digits = (value) => (Number.isFinite(value) ? value.toFixed(Math.abs(value) < 10 ? 2 : 1).replace("-", "−") : "–");
+const digits = (value) => (Math.abs(value) >= 1e5 && Number.isFinite(value) ? scientific(Math.log10(Math.abs(value))) : Number.isFinite(value) ? value.toFixed(Math.abs(value) < 10 ? 2 : 1).replace("-", "−") : "–");
 const modesOf = (scores) => (scores?.modes_total ? `${scores.modes} of ${scores.modes_total} modes` : "");
 
 // One model with its worker, panels and weights. `write` is told of changes, `report` of every state that arrives.
@@ -155,7 +158,7 @@ function makeSide({ title, prefix, compact, write, report, layers }) {
     h("div", { class: "head" }, choice, found), h("div", { class: "panels" }, ...panels), h("div", { class: "dials" }, ...dials.map(([, { element: part }]) => part)));
   const side = {
     root, views, panels, worker: null, config: null, state: null, busy: false, goal: Infinity, history: [], marks: [], pen: null, data: null, waiting: 0,
-    step: undefined, show, draw, open, apply, post, close, startOver,
+    half: undefined, show, draw, open, apply, post, close, startOver,
   };
 
   function post(message) {
@@ -186,7 +189,7 @@ function makeSide({ title, prefix, compact, write, report, layers }) {
 
   function startOver() {
     if (!side.worker) return;
-    Object.assign(side, { history: [], marks: [], busy: false, stopping: false, step: undefined, waiting: side.waiting + 1 });
+    Object.assign(side, { history: [], marks: [], busy: false, stopping: false, half: undefined, waiting: side.waiting + 1 });
     post({ type: "start", config: engineConfig(side.config) });
   }
 
@@ -195,9 +198,11 @@ function makeSide({ title, prefix, compact, write, report, layers }) {
     if (!state.running) side.stopping = false;
     side.state = { ...state, view: { ...side.state?.view, arrows: null, ...state.view } };
     if (state.terms && Object.keys(state.terms).length) {
-      const terms = { ...termsOf(state.terms), ...(state.c === null ? {} : { c: state.c }) };
+      const terms = termsOf(state.terms);
+      if ("distance" in terms) Object.assign(terms, { share_kl: state.c * terms.kl_g, share_distance: (1 - state.c) * terms.distance });
       if (side.history.at(-1)?.i === state.i) side.history.pop();
-      side.history = [...side.history, { i: state.i, terms }].slice(-500);
+      side.history.push({ i: state.i, terms });
+      if (side.history.length > 1000) side.history = side.history.filter((_, k) => k % 2 === 0 || k === side.history.length - 1);
     }
   }
 
@@ -213,7 +218,8 @@ function makeSide({ title, prefix, compact, write, report, layers }) {
     }
     const full = engineConfig(config);
     post({ type: "set", config: Object.fromEntries(changed.map((key) => [key, full[key]])) });
-    if (side.state && side.marks.at(-1)?.i !== side.state.i) side.marks.push({ i: side.state.i });
+    const apart = side.state?.i - (side.marks.at(-1)?.i ?? -Infinity); // one line for a slider that is dragged
+    if (apart > config.iterations / 100) side.marks.push({ i: side.state.i });
   }
 
   function show() {
@@ -229,15 +235,15 @@ function makeSide({ title, prefix, compact, write, report, layers }) {
   function draw() {
     const { state, config } = side, view = state?.view, gan = config.model === "wgan_gp";
     const extent = view?.extent?.[1] ?? 2, real = side.strokes ?? side.data?.real;
-    if (view?.energy) side.step = shadeStep(view.energy, side.step);
-    shade.textContent = !layers.energy.checked && !compact ? "" : gan ? "shade: low score of the critic" : side.step ? `one shade: ${plain(side.step)} ${side.step === 1 ? "nat" : "nats"}` : "";
+    shade.textContent = !layers.energy.checked && !compact ? "" : gan ? "shade: low score of the critic" : "shades: 0 to 64 nats";
     const shown = { energy: layers.energy.checked, density: layers.density.checked && !compact, points: layers.points.checked };
     const drawn = config.dataset === "drawn" ? centersOf(config.points) : null;
-    drawPlane(views.data, { view, extent, real, step: side.step ?? 1, layers: shown, centers: drawn, pen: side.pen });
+    drawPlane(views.data, { view, extent, real, layers: shown, centers: drawn, pen: side.pen });
     found.textContent = modesOf(view?.scores);
     if (compact) return;
-    drawLatent(views.latent, view);
-    drawCurves(views.curves, { history: side.history, marks: side.marks, gan });
+    side.half = latentHalf(view, side.half);
+    drawLatent(views.latent, view, side.half);
+    drawCurves(views.curves, { model: config.model, history: side.history, marks: side.marks, known: { ...config, variance: side.data?.variance, fifth: config.c === null && config.c_schedule === "linear" ? config.iterations / 5 : undefined } });
     fillScores(SCORES.map(([, now, ideal]) => (view?.scores ? [now(view.scores), ideal(view.scores, side.data?.floor)] : ["–", ""])));
   }
 
@@ -347,6 +353,7 @@ function render({ model, el }) {
   function choosePreset(id) {
     beyond = false;
     save({ preset: id, ...settingOf(id) });
+    for (const side of sides) if (!side.waiting) side.startOver();
   }
 
   // --- the tour
@@ -361,7 +368,7 @@ function render({ model, el }) {
     stage = Math.max(0, Math.min(TOUR.length - 1, next));
     const [title, id, text] = TOUR[stage];
     tourTitle.textContent = `${stage + 1} of ${TOUR.length}: ${title}`;
-    tourText.textContent = text;
+    tourText.replaceChildren(...withSubscripts(text));
     tourBack.disabled = stage === 0;
     tourNext.textContent = stage === TOUR.length - 1 ? "Done" : "Next";
     tour.hidden = false;
@@ -405,7 +412,7 @@ function render({ model, el }) {
     playing = on;
     play.textContent = on ? "Pause" : "Play";
     if (!on) {
-      for (const side of sides.filter(({ busy }) => busy)) {
+      for (const side of sides.filter(({ busy }) => busy && sides.length === 1)) { // two models finish their share, and stop together
         side.stopping = true;
         side.post({ type: "pause" });
       }
@@ -471,9 +478,10 @@ function render({ model, el }) {
     const { state, config } = sides[0];
     if (!state) return;
     const c = sides.map((side) => side.state?.c).find((value) => Number.isFinite(value));
-    const parts = [`iteration ${count(state.i)} of ${count(config.iterations)}`];
+    const T = count(config.iterations), parts = [`iteration ${count(state.i)}${state.i > config.iterations ? `, beyond T = ${T}` : ` of ${T}`}`];
     if (state.warming) parts.push("warm-up as a VAE");
     if (c !== undefined) parts.push(`c = ${c.toFixed(2)}`);
+    if (!playing && state.i >= config.iterations) parts.push("Play goes on");
     if (state.running && state.its_per_second) parts.push(`${Math.round(state.its_per_second)} iterations a second`);
     time.textContent = `${parts.join(" · ")}.`;
   }
@@ -507,7 +515,8 @@ function render({ model, el }) {
     sides.forEach((side, k) => side.apply(wanted[k]));
     if (sides.length === 2 && starts[0] !== starts[1]) sides[starts[0] ? 1 : 0].startOver(); // one clock
     preset.value = setting.preset;
-    about.textContent = PRESETS[setting.preset].about;
+    const { label, about: words } = PRESETS[setting.preset], changed = addressOf(setting) !== `#lab=preset:${setting.preset}`;
+    about.replaceChildren(...withSubscripts(changed ? `Changed from the preset “${label}”.` : words));
     dataset.value = setting.config.dataset;
     compare.checked = wanted.length === 2;
     erase.hidden = setting.config.dataset !== "drawn";
@@ -579,7 +588,7 @@ function render({ model, el }) {
   const bar = compact
     ? [h("div", { class: "bar" }, play, restart, clock)]
     : [
-        h("div", { class: "bar" }, play, step, restart, field("Preset", preset), field("Data", dataset), erase, field("Compare", compare), guide, share),
+        h("div", { class: "bar" }, play, step, restart, field("Preset", preset), field("Data", dataset), erase, field("Second model", compare), guide, share),
         about, tour,
         h("div", { class: "tabs", role: "group", "aria-label": "Panel" }, ...tabs),
       ];

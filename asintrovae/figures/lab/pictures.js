@@ -18,17 +18,12 @@ function paint(canvas, draw) {
 const rgb = (color) => color.match(/[\d.]+/g).slice(0, 3).map(Number);
 const bright = (color) => rgb(color).reduce((sum, value) => sum + value) > 382; // of the ink: the page is dark
 
-// Width in nats of one shade, from a list, so that about ten shades show; it changes only when it is far off.
-const STEPS = [0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128];
-function shadeStep(energy, before) {
-  const sorted = Float32Array.from(energy).sort(), range = sorted[Math.floor(0.9 * (sorted.length - 1))] - sorted[0];
-  if (!(range < Infinity)) return before ?? 1;
-  const found = STEPS.find((step) => range <= 11 * step) ?? STEPS.at(-1);
-  return before && range > 3 * before && range <= 14 * before ? before : found;
-}
+// Shades of an energy in nats: two for each doubling, the darkest from 64 nats on. They mean the same in every picture.
+const SHADES = 14;
+const shadeOf = (nats) => Math.max(0, Math.min(SHADES, Math.floor(2 * Math.log2(1 + 2 * Math.max(nats, 0)))));
 
 // An image of `pixels` by `pixels` whose opacity is a shade of the energy (G × G, by rows from above), with a line at each step.
-function landscape(energy, step, color, pixels = 220) {
+function landscape(energy, color, pixels = 220) {
   const G = Math.round(Math.sqrt(energy.length)), image = new ImageData(pixels, pixels), ink = rgb(color);
   const floor = Math.min(0, energy.reduce((least, value) => Math.min(least, value), 0)), strength = bright(color) ? 0.34 : 0.6;
   const above = new Int16Array(pixels);
@@ -39,9 +34,9 @@ function landscape(energy, step, color, pixels = 220) {
       const u = ((column + 0.5) / pixels) * G - 0.5, i = Math.max(0, Math.min(G - 2, Math.floor(u))), a = Math.max(0, Math.min(1, u - i));
       const k = j * G + i;
       const value = (1 - b) * ((1 - a) * energy[k] + a * energy[k + 1]) + b * ((1 - a) * energy[k + G] + a * energy[k + G + 1]);
-      const shade = Math.max(0, Math.min(12, Math.floor((value - floor) / step)));
+      const shade = shadeOf(value - floor);
       const edge = (left >= 0 && shade !== left) || (row > 0 && shade !== above[column]);
-      image.data.set([...ink, 255 * Math.min(1, strength * (shade / 12) + (edge ? 0.1 : 0))], 4 * (row * pixels + column));
+      image.data.set([...ink, 255 * Math.min(1, strength * (shade / SHADES) + (edge ? 0.1 : 0))], 4 * (row * pixels + column));
       left = above[column] = shade;
     }
   }
@@ -72,13 +67,13 @@ function dots(context, points, place, radius) {
 }
 
 // The data plane: the energy in shades, the decoder's density, real and generated points, the arrows of a step, a pen.
-function drawPlane(canvas, { view, extent, real, step, layers, centers, pen }) {
+function drawPlane(canvas, { view, extent, real, layers, centers, pen }) {
   paint(canvas, (context, width, height, color) => {
     const place = (x, y) => [((x + extent) / (2 * extent)) * width, ((extent - y) / (2 * extent)) * height];
     const lighter = bright(color);
     if (view && layers.energy && view.energy) {
       if (canvas.shaded?.energy !== view.energy || canvas.shaded.color !== color) {
-        canvas.shaded = { energy: view.energy, color, image: landscape(view.energy, step, color) };
+        canvas.shaded = { energy: view.energy, color, image: landscape(view.energy, color) };
       }
       context.drawImage(canvas.shaded.image, 0, 0, width, height);
     }
@@ -147,10 +142,19 @@ function drawChanges(context, { arrows, change }, place, color) {
   });
 }
 
+// Half the width of the latent plane, from a list, so that every mean shows; it changes only when it is far off.
+const HALVES = [3.6, 5, 7, 10, 14, 20, 30, 50, 100];
+function latentHalf(view, before = HALVES[0]) {
+  const clouds = [view?.real_posteriors, view?.generated_posteriors].filter(Boolean);
+  const most = clouds.reduce((far, cloud) => cloud.reduce((top, value, k) => (k % 4 < 2 ? Math.max(top, Math.abs(value)) : top), far), 0);
+  const found = HALVES.find((half) => 1.05 * most <= half) ?? HALVES.at(-1);
+  return found > before || 1.8 * found < before ? found : before;
+}
+
 // The latent plane: posteriors as ellipses of one standard deviation over circles of the prior at one, two and three.
-function drawLatent(canvas, view) {
+function drawLatent(canvas, view, half) {
   paint(canvas, (context, width, height, color) => {
-    const half = 3.6, scale = width / (2 * half), lighter = bright(color), place = (x, y) => [(x + half) * scale, (half - y) * scale];
+    const scale = width / (2 * half), lighter = bright(color), place = (x, y) => [(x + half) * scale, (half - y) * scale];
     for (const radius of [1, 2, 3]) {
       context.globalAlpha = 0.45;
       context.beginPath();
@@ -178,28 +182,42 @@ function drawLatent(canvas, view) {
 
 // --- curves
 
-const CURVES = [ // plots with their terms: [name, label in the plot, colour or null for ink, dashes]
-  { title: "energy: KL in nats", terms: [["kl", "real", BLUE, []], ["kl_r", "reconstructed", BLUE, [4, 3]], ["kl_g", "generated", ORANGE, []]] },
-  { title: "losses of both phases, and R(x)", terms: [["loss_joint", "loss", null, []], ["loss_encoder", "encoder", null, []], ["loss_decoder", "decoder", null, [4, 3]], ["rec", "R(x)", BLUE, []]] },
-  { title: "the push on fakes", terms: [["exp_elbo_r", "weight of x_r", BLUE, [4, 3]], ["exp_elbo_g", "weight of x_g", ORANGE, []], ["distance", "D", GREEN, []], ["c", "c", null, [2, 2]]] },
-];
-const CURVES_OF_GAN = [
-  { title: "the critic", terms: [["wasserstein", "estimate of W₁", BLUE, []], ["penalty", "penalty", GREEN, []]] },
-  { title: "losses", terms: [["loss_critic", "critic", null, []], ["loss_generator", "generator", null, [4, 3]]] },
-];
+// Plots with their terms: [name, label in the plot, colour or null for ink, dashes], and a level with its name.
+const ENERGIES = { title: "energy: KL in nats", terms: [["kl", "real", BLUE, []], ["kl_r", "reconstructed", BLUE, [4, 3]], ["kl_g", "generated", ORANGE, []]] };
+const ERROR = { title: "R(x), error of reconstruction", terms: [["rec", "R(x)", BLUE, []]], level: ({ variance }) => [variance, "the mean"] };
+const LOSSES = { title: "losses", terms: [["loss_joint", "VAE", null, []], ["loss_encoder", "encoder", null, []], ["loss_decoder", "decoder", null, [4, 3]]] };
+const PUSH = { title: "push on fakes: weights", terms: [["exp_elbo_r", "reconstructed", BLUE, [4, 3]], ["exp_elbo_g", "generated", ORANGE, []]] };
+const SHARES = { title: "push: c KL and (1 − c) D, log scale", log: true, moment: ({ fifth }) => [fifth, "c = 1"], terms: [["share_kl", "c KL", ORANGE, []], ["share_distance", "(1 − c) D", GREEN, []]] };
+const DISTANCES = { title: "D, times its weight", terms: [["distance", "D", GREEN, []]] };
+const AS_PLOTS = [ENERGIES, SHARES, DISTANCES, ERROR, PUSH];
+const PLOTS = {
+  vae: [ENERGIES, ERROR, LOSSES],
+  intro: [{ ...ENERGIES, level: ({ margin }) => [margin, "m"] }, ERROR, LOSSES],
+  soft_intro: [ENERGIES, ERROR, LOSSES, PUSH],
+  as_intro: AS_PLOTS,
+  "as_intro-official": AS_PLOTS,
+  wgan_gp: [
+    { title: "the critic", terms: [["wasserstein", "estimate of W₁", BLUE, []], ["penalty", "penalty", GREEN, []]] },
+    { title: "losses", terms: [["loss_critic", "critic", null, []], ["loss_generator", "generator", null, [4, 3]]] },
+  ],
+};
 const LIGHTER = { [BLUE]: "#4aa8e0", [ORANGE]: "#f58231", [GREEN]: "#2fc79b" };
 
-// Curves of the last rows of a history, a list of { i, terms }, with each label at the end of its curve.
-function drawCurves(canvas, { history, marks, gan }) {
+// Curves of the last rows of a history, a list of { i, terms }, with each label at the end of its curve. `known` has the levels.
+function drawCurves(canvas, { model, history, marks, known }) {
   paint(canvas, (context, width, height, color) => {
-    const plots = gan ? CURVES_OF_GAN : CURVES, room = height / plots.length;
-    plots.forEach((plot, index) => drawPlot(context, plot, history, marks, { top: index * room, width, height: room, color, last: index === plots.length - 1 }));
+    const plots = PLOTS[model], room = (height - 8) / plots.length;
+    plots.forEach((plot, index) => {
+      const last = index === plots.length - 1;
+      drawPlot(context, plot, history, marks, { top: index * room, width, height: room + 8 * last, color, last, level: plot.level?.(known), moment: plot.moment?.(known) });
+    });
   });
 }
 
-const short = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(value) >= 1 ? value.toFixed(1) : value.toPrecision(2)).replace("-", "−");
+const LEAST = 1e-3; // of a logarithmic axis
+const short = (value) => (Math.abs(value) < 1e-9 ? "0" : Math.abs(value) >= 1e5 ? value.toExponential(1).replace("e+", "e") : Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(value) >= 1 ? value.toFixed(1) : value.toPrecision(2)).replace("-", "−");
 
-function drawPlot(context, { title, terms }, history, marks, { top, width, height, color, last }) {
+function drawPlot(context, { title, terms, log }, history, marks, { top, width, height, color, last, level, moment }) {
   const left = 30, right = width - 104, upper = top + 18, lower = top + height - (last ? 16 : 8), lighter = bright(color);
   Object.assign(context, { fillStyle: color, strokeStyle: color, globalAlpha: 1, textAlign: "left", lineWidth: 1 });
   context.setLineDash([]);
@@ -213,13 +231,15 @@ function drawPlot(context, { title, terms }, history, marks, { top, width, heigh
   const present = terms.filter(([name]) => history.some(({ terms: of }) => Number.isFinite(of[name])));
   if (!present.length) return;
   const values = history.flatMap(({ terms: of }) => present.map(([name]) => of[name])).filter(Number.isFinite);
-  const bottom = Math.min(0, ...values), ceiling = Math.max(bottom + 1e-3, ...values);
+  const scale = log ? (value) => Math.log10(Math.max(value, LEAST)) : (value) => value;
+  const bottom = log ? LEAST : Math.min(0, ...values), most = Math.max(...values), highest = most > bottom ? most : bottom + 1;
+  const [at, name] = level ?? [], ceiling = at > highest && at <= 3 * highest ? 1.05 * at : highest; // a level far above is left out
   const first = history[0].i, span = Math.max(1, history.at(-1).i - first);
-  const x = (i) => left + ((right - left) * (i - first)) / span, y = (value) => lower - ((lower - upper) * (value - bottom)) / (ceiling - bottom);
+  const x = (i) => left + ((right - left) * (i - first)) / span, y = (value) => lower - ((lower - upper) * (scale(value) - scale(bottom))) / (scale(ceiling) - scale(bottom));
   context.globalAlpha = 0.9;
   context.textAlign = "right";
   context.fillText(short(ceiling), left - 3, upper + 8);
-  context.fillText(short(bottom), left - 3, lower);
+  context.fillText(log ? "10⁻³" : short(bottom), left - 3, lower);
   if (last) {
     context.textAlign = "left";
     context.fillText(String(first), left, lower + 13);
@@ -235,7 +255,24 @@ function drawPlot(context, { title, terms }, history, marks, { top, width, heigh
     context.lineTo(x(i), lower);
     context.stroke();
   }
-  const ends = [];
+  const [when, what] = moment ?? [];
+  if (when > first && when < first + span) {
+    context.globalAlpha = 0.7;
+    context.textAlign = "left";
+    context.beginPath();
+    context.moveTo(x(when), upper);
+    context.lineTo(x(when), lower);
+    context.stroke();
+    context.fillText(what, x(when) + 3, lower - 4);
+  }
+  if (at <= ceiling) {
+    context.globalAlpha = 0.7;
+    context.beginPath();
+    context.moveTo(left, y(at));
+    context.lineTo(right, y(at));
+    context.stroke();
+  }
+  const ends = at <= ceiling ? [{ at: y(at), text: `${name} ${short(at)}`, tint: color }] : [];
   for (const [name, label, tint, dashes] of present) {
     context.strokeStyle = tint ? (lighter ? LIGHTER[tint] : tint) : color;
     context.globalAlpha = 1;

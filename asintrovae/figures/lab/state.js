@@ -148,8 +148,8 @@ const DIALS = { // label in parts (a list is a subscript), meaning, range
   alpha: { label: ["α"], about: "sharpness", stops: [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32] },
   gamma_r: { label: ["γ", ["r"]], about: "reconstruction of fakes", stops: [0, 1e-8, 1e-3, 0.01, 0.1, 0.3, 1] },
   distance_weight: { label: ["weight of D"], about: "", stops: [0, 0.1, 0.3, 1, 3, 10, 30, 40, 100] },
-  bandwidth: { label: ["h"], about: "bandwidth", stops: [0, 0.01, 0.03, 0.1, 0.3, 1, 3] },
-  c: { label: ["c"], about: "KL against D", min: 0, max: 1, step: 0.05 },
+  bandwidth: { label: ["h"], about: "bandwidth of k", stops: [0, 0.01, 0.03, 0.1, 0.3, 1, 3] },
+  c: { label: ["c"], about: "share of KL", min: 0, max: 1, step: 0.05 },
   gradient_penalty: { label: ["λ", ["gp"]], about: "gradient penalty", stops: [0, 0.1, 0.3, 1, 3, 10, 30] },
   critic_steps: { label: ["critic steps"], about: "", min: 1, max: 10, step: 1 },
   learning_rate: { label: ["learning rate"], about: "", stops: [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1] },
@@ -160,8 +160,8 @@ const DIALS = { // label in parts (a list is a subscript), meaning, range
 const TOUR = [
   ["A VAE blurs", "vae", "This VAE learns eight clusters (blue). Press Play: its samples (orange) fill the disc between the clusters. A VAE has no way to notice that these samples look wrong."],
   ["Look at the energy", "vae", "The shades show KL(x), the energy that the encoder gives to every point of the plane; light is low. The VAE gives a low energy to the empty middle, too."],
-  ["IntroVAE objects", "introvae", "IntroVAE trains the encoder as a critic. Press Step twice: first the encoder changes the energy at the generated points (triangles), then the decoder moves these points to lower energy (arrows). Then press Play and see the middle turn dark."],
+  ["IntroVAE objects", "introvae", "IntroVAE trains the encoder as a critic. Press Play, and Pause at once. Press Step twice: first the encoder changes the energy at the generated points (triangles), then the decoder moves these points to lower energy (arrows). Press Play again and see the middle turn dark."],
   ["The margin", "margin", "The encoder stops pushing at the margin m. Here m is 1 nat, less than eight clusters need. Play, then move m to 3 in the middle of the run, then to 32: which modes are lost?"],
-  ["S-IntroVAE has no margin", "c1", "S-IntroVAE replaces the margin by a push that fades as a sample is recognised. Play to 1,000 iterations. Then raise β_kl until the modes disappear."],
-  ["What D does in the first fifth", "first-fifth", "AS-IntroVAE (right) shares its push between KL and D, a distance between the codes of real and generated points. c rises from 0 to 1 in the first fifth of the run. Play, watch D and c, and compare the two after iteration 300 of 1,500."],
+  ["S-IntroVAE has no margin", "c1", "S-IntroVAE replaces the margin by a push that fades as a sample is recognised. Play to 1,000 iterations. Then move β_kl to 1.2 and watch I(x; z) fall and R(x) rise: the codes no longer tell the points apart, although samples still lie on some modes."],
+  ["What D does in the first fifth", "with-and-without", "Both are AS-IntroVAE, which pushes with c KL + (1 − c) D. D is a distance between the codes of generated points and of reconstructions; c rises from 0 to 1 in the first fifth of the run. On the right D has the weight 0. Play, and compare the two parts of the push on the left. Then look for a difference at the end. Two runs can differ by three modes by chance, so try the seeds 1 and 2, too."],
 ];
