@@ -175,42 +175,18 @@ def of_points(records: Records) -> list[Claim]:
     found.append(spread_of_seeds(records))
     collapsed = lambda run: run["metrics"]["active_units"] == 0  # noqa: E731
     diverged = lambda run: run["status"] == "diverged"  # noqa: E731
-    below = [f"toy_laptop/8gaussians-{c}/vae/" for c in ("c1", "c3")]
-    found += [
-        share_of(
-            records,
-            "collapse-low",
-            "A VAE collapses on 8 Gaussians, β_kl 0.3 and 0.2 (C1, C3)",
-            "share of VAEs without an active latent axis",
-            below,
-            collapsed,
-        ),
-        share_of(
-            records,
-            "collapse-high",
-            "A VAE collapses on 8 Gaussians, β_kl 0.5 (C2)",
-            "share of VAEs without an active latent axis",
-            ["toy_laptop/8gaussians-c2/vae/"],
-            collapsed,
-        ),
-        share_of(
-            records,
-            "collapse-alone",
-            "A VAE collapses on 8 Gaussians, β_kl 0.3, the runs of chapter 1",
-            "share of VAEs without an active latent axis",
-            ["vae_c1/vae-"],
-            collapsed,
-            "01_vae",
-        ),
-        share_of(
-            records,
-            "divergence",
-            "IntroVAE diverges on the checkerboard",
-            "share of runs that diverged",
-            [f"toy_laptop/{row}/intro/" for row in SETTINGS["checkerboard"]],
-            diverged,
-        ),
-    ]
+    low = [f"toy_laptop/8gaussians-{c}/vae/" for c in ("c1", "c3")]
+    for key, where, folders, chapter in (
+        ("collapse-low", "β_kl 0.3 and 0.2 (C1, C3)", low, "11_toy_results"),
+        ("collapse-high", "β_kl 0.5 (C2)", ["toy_laptop/8gaussians-c2/vae/"], "11_toy_results"),
+        ("collapse-alone", "β_kl 0.3, the runs of chapter 1", ["vae_c1/vae-"], "01_vae"),
+    ):
+        text = f"A VAE collapses on 8 Gaussians, {where}"
+        measure = "share of VAEs without an active latent axis"
+        found.append(share_of(records, key, text, measure, folders, collapsed, chapter))
+    text, measure = "IntroVAE diverges on the checkerboard", "share of runs that diverged"
+    boards = [f"toy_laptop/{row}/intro/" for row in SETTINGS["checkerboard"]]
+    found.append(share_of(records, "divergence", text, measure, boards, diverged))
     return found
 
 

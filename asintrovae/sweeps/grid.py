@@ -4,8 +4,9 @@ import ast
 import difflib
 import itertools
 import math
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -120,11 +121,11 @@ def load_yaml(path: Path) -> dict[str, Any]:
         """Refuses equal keys, of which YAML takes the last, and nodes that stand for others."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys: list[Any] = []
+            keys: set[str] = set()
             for key, _ in node.value:
-                if key.value in keys:
+                if str(key.value) in keys:
                     raise refused(f"{key.value!r} twice; rename one", key.start_mark)
-                keys.append(key.value)
+                keys.add(str(key.value))
             return super().construct_mapping(node, deep)
 
         def compose_node(self, parent: Any, index: Any) -> Any:
@@ -139,6 +140,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         if len(text) > LARGEST_FILE:
             raise ValueError(f"it has more than {LARGEST_FILE} bytes, which no grid needs")
         content = Loader(text).get_single_data()
+        repr(content)  # fails for an integer of thousands of digits, which can name no folder
     except Exception as error:  # nearly any: a value need not be what its tag says
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ParameterError(f"cannot be read: {reason[:500]}") from None
@@ -178,7 +180,7 @@ def notebook_defaults(notebook: Path) -> dict[str, Any]:
     """Return the parameters of a training notebook with their defaults."""
     with sweep_imports():
         from papermill import inspect_notebook
-    if not exists(notebook):
+    if not os.path.isfile(notebook):  # False for what can be no path, too
         missing = f"no file {short(str(notebook))}"
         raise ParameterError(f"notebook: {missing}; its path counts from the grid's folder")
     try:
@@ -188,14 +190,6 @@ def notebook_defaults(notebook: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split()) or type(error).__name__
         unread = f"the parameters of {str(notebook)!r} cannot be read ({reason[:200]})"
         raise ParameterError(f"notebook: {unread}; name a training notebook") from None
-
-
-def exists(path: Path) -> bool:
-    """Return whether there is a file, also for a path that no file can have."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def expand(
@@ -221,14 +215,17 @@ def expand(
     """
     given = given or {}
     fixed = parameters_of("fixed", content.get("fixed") or {})
-    named = require_mapping("axes", content.get("axes") or {})
-    axes = {axis: labels_of(axis, values) for axis, values in named.items()}
-    names = {axis: set().union(*labels.values()) for axis, labels in axes.items()}
-    check_twice({"fixed": set(fixed)} | {f"axis {axis!r}": own for axis, own in names.items()})
-    for axis, name in itertools.product(axes, given):
-        if name in names[axis]:
-            asked = f"-p {name} {short(given[name])}: axis {axis!r} sets {name!r}"
-            raise ParameterError(f"{asked}; change it, or leave -p out")
+    axes: dict[str, dict[str, dict[str, Any]]] = {}
+    owners = dict.fromkeys(fixed, "fixed")
+    for axis, values in require_mapping("axes", content.get("axes") or {}).items():
+        axes[axis], where = labels_of(axis, values), f"axis {axis!r}"
+        for name in sorted(set().union(*axes[axis].values())):
+            if owners.setdefault(name, where) != where:
+                twice = f"{where} sets {name!r}, which {owners[name]} sets as well"
+                raise ParameterError(f"{twice}; leave it to one of them")
+            if name in given:
+                asked = f"-p {name} {short(given[name])}: {where} sets {name!r}"
+                raise ParameterError(f"{asked}; change it, or leave -p out")
     seeds = checked_seeds(content["seeds"])
     if (count := math.prod(map(len, axes.values())) * len(seeds)) > LARGEST_GRID:
         made = f"the axes and seeds make {count} points, more than {LARGEST_GRID}"
@@ -273,21 +270,21 @@ def labels_of(axis: str, values: Any) -> dict[str, dict[str, Any]]:
     else:
         needs = "must be a list of values, or a mapping, label: {parameter: value}"
         raise ParameterError(f"{what} {needs}, got {short(values)}")
-    labels: dict[str, dict[str, Any]] = {}
-    for label, parameters in pairs:
-        check_label(what, label, labels)
-        labels[label] = parameters_of(f"{what}, label {label!r}", parameters)
-    return labels
+    taken: set[str] = set()
+    for label, _ in pairs:
+        check_label(what, label, taken)
+        taken.add(label.casefold())
+    return {label: parameters_of(f"{what}, label {label!r}", own) for label, own in pairs}
 
 
-def check_label(what: str, label: str, before: Iterable[str]) -> None:
+def check_label(what: str, label: str, taken: Collection[str]) -> None:
     """Raise ParameterError for a label that cannot name the folder of its runs."""
     if not re.fullmatch(r"[\w=+-][\w=+.,-]{0,99}", label) or len(label.encode()) > 200:
         unfit = f"label {short(label)} names no plain folder"
         raise ParameterError(f"{what}: {unfit}; use letters, digits and - _ = + . ,")
     if label.casefold().startswith(TABLE):
         raise ParameterError(f"{what}: label {label!r} is the name of the table; rename it")
-    if label.casefold() in map(str.casefold, before):
+    if label.casefold() in taken:
         twice = f"label {label!r} stands there twice, and both would share a folder"
         raise ParameterError(f"{what}: {twice}; rename one")
 
@@ -345,17 +342,6 @@ def typed(name: str, text: str) -> Any:
         asked = f"-p {name} {short(text)}"
         raise ParameterError(f"{asked}: cannot be read ({reason}); put text in quotes") from None
     return value if isinstance(value, (bool, list)) or value is None else text
-
-
-def check_twice(places: dict[str, set[str]]) -> None:
-    """Raise ParameterError if two places of a grid set one parameter."""
-    owners: dict[str, str] = {}
-    for place, names in places.items():
-        for name in sorted(names):
-            if name in owners:
-                twice = f"{place} sets {name!r}, which {owners[name]} sets as well"
-                raise ParameterError(f"{twice}; leave it to one of them")
-            owners[name] = place
 
 
 def checked_seeds(seeds: Any) -> list[int]:

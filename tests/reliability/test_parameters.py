@@ -392,6 +392,8 @@ def grid_text(**changes):
     return yaml.safe_dump({**content, **changes}, sort_keys=False, allow_unicode=False)
 
 
+MANY_LABELS = f"axes: {{m: {{{', '.join(f'a{k}: {{}}' for k in range(40_000))}}}}}"
+
 TAGS = [
     "!!python/object/apply:os.system ['touch PROOF']",
     "!!python/object/new:os.system ['touch PROOF']",
@@ -456,6 +458,7 @@ def test_a_name_of_a_grid_cannot_be_code(place, tmp_path, monkeypatch):
         ("seeds: " + "9" * 10**5, "cannot be read: "),
         ("seeds: 2001-99-99", "month must be in 1..12"),
         ("seeds: !!int x", "cannot be read: "),
+        (f"seeds: [0x{'f' * 9000}]", "cannot be read: .*digits"),
         ("seeds: !!bool x", "cannot be read: "),
         ("seeds: !!timestamp x", "cannot be read: "),
         ("!!map [1]", "cannot be read: "),
@@ -480,6 +483,7 @@ def test_a_name_of_a_grid_cannot_be_code(place, tmp_path, monkeypatch):
             ),
             "make 160000 points",
         ),
+        (grid_text(seeds=[0, 1, 2]).replace("axes: {}", MANY_LABELS), "make 120000 points"),
         (grid_text(axes={"a": {"table.csv": {}}}), "label 'table.csv' is the name of the table"),
         (grid_text(axes={"a": {"é" * 100 + "x": {}}}), "names no plain folder"),
         (grid_text(axes={"a": {"é" * 99 + "xyz": {}}}), "names no plain folder"),
