@@ -13,8 +13,9 @@ DASH = "—"
 class Table:
     """Rows of results, shown as HTML in a notebook and as aligned text in a terminal.
 
-    The first column holds the labels of the rows. A cell is text, a number, None (shown as a dash)
-    or (estimate, low, high), a value with its 95 % interval. Text between two $ is typeset.
+    The first column holds the labels of the rows; it and columns of words begin at the left. A
+    cell is text, a number, None (shown as a dash) or (estimate, low, high), a value with its 95 %
+    interval. Text between two $ is typeset.
 
     Args:
         rows: dicts with the same keys, the headings.
@@ -72,7 +73,7 @@ class Table:
     def _repr_html_(self) -> str:
         """Return the table as HTML; the look of its class is in book/static/book.css."""
         caption = f"<caption>{_typeset(self.caption)}</caption>" if self.caption else ""
-        sides = {column: "right" for column in self.columns} | {self.columns[0]: "left"}
+        sides = {name: "left" if self._holds_words(name) else "right" for name in self.columns}
         heads = (
             f'<th scope="col" style="text-align: {sides[column]}">{_typeset(column)}</th>'
             for column in self.columns
@@ -109,10 +110,16 @@ class Table:
                 cells.append(text.replace("−", "-"))
             width = max(map(len, cells))
             cells.insert(1, "-" * width)
-            left = column == self.columns[0]
+            left = self._holds_words(column)
             columns.append([cell.ljust(width) if left else cell.rjust(width) for cell in cells])
         lines = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
         return "\n".join([self.caption, *lines] if self.caption else lines)
+
+    def _holds_words(self, column: str) -> bool:
+        """Return whether a column is read: the labels, or cells that all begin with a letter."""
+        cells = [row[column] for row in self.rows if row[column] is not None]
+        words = bool(cells) and all(isinstance(cell, str) and cell[:1].isalpha() for cell in cells)
+        return words or column == self.columns[0]
 
     def _cell(self, column: str, value: Any) -> tuple[str, str]:
         """Return a value and its interval as text, "" where it has none."""

@@ -302,7 +302,7 @@ def test_a_log_variance_is_bounded_and_can_come_back(page, logvar, value, slope)
 
 
 def test_a_short_run_finds_modes(page):
-    """Most of the eight after a quarter of the run that `lab_modes.py` takes."""
+    """Most of the eight after a quarter of the run that `lab_runs.py` takes."""
     code = """(() => {
       const run = new Run(settingsOf({ model: "soft_intro", warmup: 0, seed: 1 }));
       while (run.i < 800) run.phase();
@@ -312,11 +312,26 @@ def test_a_short_run_finds_modes(page):
 
 
 def test_it_finds_as_many_modes_as_the_package():
-    """Over the seeds that `book/tools/lab_modes.py` took."""
+    """Over the seeds that `book/tools/lab_runs.py` took."""
     found = json.loads((ROOT / "data" / "lab" / "modes.json").read_text())
     page, package = found["modes_of_lab"], found["modes_of_package"]
     assert len(page) == len(package) >= 10
     assert mannwhitneyu(page, package).pvalue > 0.05
+
+
+def test_the_tasks_of_the_page_have_the_answers_it_gives():
+    """In every seed that `book/tools/lab_runs.py` took."""
+    found = json.loads((ROOT / "data" / "lab" / "tasks.json").read_text())
+    information, modes = (
+        [[run[name] for run in row["scores"]] for row in found[task]]
+        for task, name in (("collapse", "information"), ("modes", "modes"))
+    )
+    kept, little_above, collapsed, weak_reconstruction = information
+    assert min(kept + little_above) > 0.7 > max(collapsed + weak_reconstruction)
+    c1, all_back, dead_codes, a_vae = modes
+    assert set(c1) == {6, 7}
+    assert set(all_back) == {8}
+    assert max(dead_codes + a_vae) <= 3
 
 
 # --- data sets and scores

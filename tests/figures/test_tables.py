@@ -1,6 +1,7 @@
 """Tables: what a page and a terminal show, what is marked, and what is refused."""
 
 import doctest
+import re
 from xml.etree import ElementTree
 
 import numpy
@@ -118,3 +119,19 @@ def test_bad_input_is_named_before_anything_is_shown(arguments, message):
 
 def test_the_example_of_the_docstring():
     assert doctest.testmod(tables, raise_on_error=True).attempted > 0
+
+
+def test_columns_of_words_begin_at_the_left_and_numbers_end_at_the_right():
+    rows = [
+        {"claim": "A", "verdict": "no difference", "modes": "8 of 8", "KL": 1.0},
+        {"claim": "B", "verdict": "holds", "modes": None, "KL": None},
+    ]
+    table = Table(rows)
+    assert repr(table).splitlines()[2:] == [
+        "A      no difference  8 of 8  1.00",
+        "B      holds               —     —",
+    ]
+    heads = re.findall(r'style="text-align: (\w+)">(\w+)</th>', table._repr_html_())
+    assert heads[:4] == [
+        ("left", "claim"), ("left", "verdict"), ("right", "modes"), ("right", "KL"),
+    ]  # fmt: skip

@@ -134,11 +134,12 @@ const SCORES = [
   ["KL generated, nats", ({ kl_generated: kl }) => digits(kl), () => ""],
   ["I(x; z), nats", ({ information }) => digits(information), ({ modes_total: total }) => (total ? digits(Math.log(total)) : "")],
 ];
-const digits = (value) => (Math.abs(value) >= 1e5 && Number.isFinite(value) ? scientific(Math.log10(Math.abs(value))) : Number.isFinite(value) ? value.toFixed(Math.abs(value) < 10 ? 2 : 1).replace("-", "−") : "–");
+const digits = (value) => (Math.abs(value) >= 1e5 && Number.isFinite(value) ? scientific(Math.log10(Math.abs(value))) : Number.isFinite(value) ? value.toFixed(Math.abs(value) < 10 ? 2 : 1).replace(/^-(?=[0.]+$)/, "").replace("-", "−") : "–");
+const partsOf = (terms) => (terms?.share_distance > 0 ? `c KL is ${digits(terms.share_kl / terms.share_distance)} times (1 − c) D` : "");
 const modesOf = (scores) => (scores?.modes_total ? `${scores.modes} of ${scores.modes_total} modes` : "");
 
 // One model with its worker, panels and weights. `write` is told of changes, `report` of every state that arrives.
-function makeSide({ title, prefix, compact, write, report, layers }) {
+function makeSide({ title, prefix, compact, write, report, layers, paired }) {
   const canvas = (kind) => h("canvas", { role: "img", class: kind, "aria-label": `${title}: ${PANELS[kind]}` });
   const views = { data: canvas("data"), latent: canvas("latent"), curves: canvas("curves") };
   const [scores, fillScores] = table(["score", "now", "ideal sampler"], SCORES.map(([name]) => name));
@@ -153,12 +154,12 @@ function makeSide({ title, prefix, compact, write, report, layers }) {
   const kinds = compact ? ["data"] : Object.keys(PANELS);
   const panels = kinds.map((kind) => panel(kind, kind === "scores" ? scores : views[kind]));
   const choice = chooser(`${prefix}model`, `model, ${title}`, Object.entries(MODELS), (model) => write("model", model));
-  const found = h("span", { class: "found" }), dials = compact ? [] : EVERY_WEIGHT.map((key) => [key, dial(key, prefix, write)]);
+  const found = h("span", { class: "found" }), differs = h("b", {}), dials = compact ? [] : EVERY_WEIGHT.map((key) => [key, dial(key, prefix, write)]);
   const root = h("section", { class: "side", "aria-label": title },
-    h("div", { class: "head" }, choice, found), h("div", { class: "panels" }, ...panels), h("div", { class: "dials" }, ...dials.map(([, { element: part }]) => part)));
+    h("div", { class: "head" }, choice, differs, found), h("div", { class: "panels" }, ...panels), h("div", { class: "dials" }, ...dials.map(([, { element: part }]) => part)));
   const side = {
     root, views, panels, worker: null, config: null, state: null, busy: false, goal: Infinity, history: [], marks: [], pen: null, data: null, waiting: 0,
-    half: undefined, show, draw, open, apply, post, close, startOver,
+    half: undefined, show, draw, tellDifference, open, apply, post, close, startOver,
   };
 
   function post(message) {
@@ -176,7 +177,7 @@ function makeSide({ title, prefix, compact, write, report, layers }) {
         startOver();
       }
       if (data.type === "data") Object.assign(side, { data, waiting: side.waiting - 1 });
-      if (data.type === "state" && side.waiting) return; // of the run before
+      if (data.type === "state" && (side.waiting || (data.running && paired()))) return; // of the run before, or within a share of two models
       if (data.type === "state") receive(data);
       report(side, data);
     });
@@ -232,17 +233,22 @@ function makeSide({ title, prefix, compact, write, report, layers }) {
     }
   }
 
-  function draw() {
+  // Say what sets this model apart from the other one.
+  function tellDifference(other) {
+    const keys = other?.model === side.config.model ? WEIGHTS[other.model].filter((key) => !same(other[key], side.config[key])) : [];
+    differs.replaceChildren(...keys.flatMap((key) => [...element(DIALS[key]?.label ?? [key]), ` ${side.config[key] === null ? "annealed" : plain(side.config[key])} `]));
+  }
+
+  function draw(half) {
     const { state, config } = side, view = state?.view, gan = config.model === "wgan_gp";
     const extent = view?.extent?.[1] ?? 2, real = side.strokes ?? side.data?.real;
     shade.textContent = !layers.energy.checked && !compact ? "" : gan ? "shade: low score of the critic" : "shades: 0 to 64 nats";
     const shown = { energy: layers.energy.checked, density: layers.density.checked && !compact, points: layers.points.checked };
     const drawn = config.dataset === "drawn" ? centersOf(config.points) : null;
     drawPlane(views.data, { view, extent, real, layers: shown, centers: drawn, pen: side.pen });
-    found.textContent = modesOf(view?.scores);
+    found.textContent = [modesOf(view?.scores), partsOf(side.history.at(-1)?.terms)].filter(Boolean).join(" · ");
     if (compact) return;
-    side.half = latentHalf(view, side.half);
-    drawLatent(views.latent, view, side.half);
+    drawLatent(views.latent, view, half);
     drawCurves(views.curves, { model: config.model, history: side.history, marks: side.marks, known: { ...config, variance: side.data?.variance, fifth: config.c === null && config.c_schedule === "linear" ? config.iterations / 5 : undefined } });
     fillScores(SCORES.map(([, now, ideal]) => (view?.scores ? [now(view.scores), ideal(view.scores, side.data?.floor)] : ["–", ""])));
   }
@@ -302,7 +308,8 @@ function render({ model, el }) {
     });
     return h("label", {}, box, ` ${name}`);
   });
-  const sides = [makeSide({ title: "first model", prefix: "", compact, write: writeFirst, report, layers })];
+  const paired = () => sides.length === 2;
+  const sides = [makeSide({ title: "first model", prefix: "", compact, write: writeFirst, report, layers, paired })];
   const sidesBox = h("div", { class: "sides" }, sides[0].root);
   const root = () => el.querySelector(".lab") ?? sidesBox;
 
@@ -438,7 +445,7 @@ function render({ model, el }) {
       return;
     }
     const speed = Math.min(...sides.map(({ state }) => state.its_per_second || 20));
-    const share = sides.length === 1 ? Infinity : Math.max(1, Math.round(speed / 8)), goal = Math.min(least + share, beyond ? Infinity : T);
+    const share = sides.length === 1 ? Infinity : Math.max(1, Math.round(speed / 5)), goal = Math.min(least + share, beyond ? Infinity : T);
     for (const side of sides.filter(({ state }) => state.i < goal)) {
       Object.assign(side, { busy: true, goal });
       side.post(goal === Infinity ? { type: "run" } : { type: "run", until: goal });
@@ -468,7 +475,9 @@ function render({ model, el }) {
     drawTimer = setTimeout(() => requestAnimationFrame(() => {
       drawTimer = null;
       lastDraw = performance.now();
-      for (const side of sides) side.draw();
+      if (sides.length === 2 && sides[0].state?.i !== sides[1].state?.i && playing) return; // until both are there
+      for (const side of sides) side.half = latentHalf(side.state?.view, side.half);
+      for (const side of sides) side.draw(Math.max(...sides.map(({ half }) => half)));
       tell();
       cost = performance.now() - lastDraw; // on a slow machine more time is left to the training
     }), wait);
@@ -500,7 +509,7 @@ function render({ model, el }) {
   function applySetting() {
     const wanted = configs();
     if (wanted.length === 2 && sides.length === 1) {
-      sides.push(makeSide({ title: "second model", prefix: "compare.", compact, write: writeSecond, report, layers }));
+      sides.push(makeSide({ title: "second model", prefix: "compare.", compact, write: writeSecond, report, layers, paired }));
       sidesBox.append(sides[1].root);
       suppress(sides[1].root);
       sides[1].config = wanted[1];
@@ -513,6 +522,7 @@ function render({ model, el }) {
     }
     const starts = sides.map(({ config }, k) => config && AFRESH.some((key) => !same(config[key], wanted[k][key])));
     sides.forEach((side, k) => side.apply(wanted[k]));
+    sides.forEach((side, k) => side.tellDifference(wanted[1 - k]));
     if (sides.length === 2 && starts[0] !== starts[1]) sides[starts[0] ? 1 : 0].startOver(); // one clock
     preset.value = setting.preset;
     const { label, about: words } = PRESETS[setting.preset], changed = addressOf(setting) !== `#lab=preset:${setting.preset}`;

@@ -215,7 +215,7 @@ function drawCurves(canvas, { model, history, marks, known }) {
 }
 
 const LEAST = 1e-3; // of a logarithmic axis
-const short = (value) => (Math.abs(value) < 1e-9 ? "0" : Math.abs(value) >= 1e5 ? value.toExponential(1).replace("e+", "e") : Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(value) >= 1 ? value.toFixed(1) : value.toPrecision(2)).replace("-", "−");
+const short = (value) => (Math.abs(value) < 1e-9 ? "0" : Math.abs(value) >= 1e5 ? value.toExponential(1).replace("e+", "e") : Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(value) >= 1 ? value.toFixed(1) : Math.abs(value) >= 1e-3 ? value.toPrecision(2) : value.toExponential(0)).replaceAll("-", "−");
 
 function drawPlot(context, { title, terms, log }, history, marks, { top, width, height, color, last, level, moment }) {
   const left = 30, right = width - 104, upper = top + 18, lower = top + height - (last ? 16 : 8), lighter = bright(color);
