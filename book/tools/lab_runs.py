@@ -13,7 +13,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +65,18 @@ def worker_text() -> str:
     return "\n".join(part.read_text(encoding="utf-8") for part in parts)
 
 
-def trained(configs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the scores of runs of the lab's engine, in turn."""
+def trained(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the scores of runs of the lab's engine."""
     with sync_playwright() as playwright:
         path = shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         page, text = browser.new_page(), worker_text()
+        found = []
         for config in configs:
-            yield page.evaluate(SCRIPT, [text, dict(config)])
+            found.append(page.evaluate(SCRIPT, [text, dict(config)]))
+            print(f"{len(found)} of {len(configs)}", flush=True)
         browser.close()
+    return found
 
 
 def modes(count: int) -> dict[str, Any]:
@@ -108,11 +111,10 @@ def tasks(seeds: Sequence[int] = (0, 1, 2)) -> dict[str, Any]:
         for _, config, change in rows
         for seed in seeds
     ]
-    scores = trained([{**config, "points": None} for config in configs])
+    scores = iter(trained([{**config, "points": None} for config in configs]))
     found: dict[str, Any] = {"command": "python book/tools/lab_runs.py tasks", "seeds": [*seeds]}
     for task, _, change in rows:
         row = {"change": dict(change), "scores": [next(scores) for _ in seeds]}
-        print(task, change, [(run["modes"], run["information"]) for run in row["scores"]])
         found.setdefault(task, []).append(row)
     return found
 

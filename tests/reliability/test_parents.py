@@ -114,8 +114,8 @@ def test_a_run_saves_when_papermill_is_ended_or_killed(tmp_path, programs, names
         if name == "kernel":
             assert program.process.returncode == 1
             assert "KeyboardInterrupt: SIGINT: stopped; " in said
-        else:
-            assert "Traceback" not in said, name
+        else:  # nbclient may see the kernel dead that it has ended itself
+            assert "Traceback" not in said or "DeadKernelError: Kernel died" in said, name
         assert program.iteration > 0, name
 
 
