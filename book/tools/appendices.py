@@ -472,7 +472,7 @@ def work_table(rows: list[tuple[str, dict[str, Any]]]) -> str:
     for label, row in rows:
         work = row["work"]["32-true"]
         sizes = [work[name] / 1e9 for name in ("flop", "bytes", "peak")]
-        shown = [f"{size:,.0f}" if size >= 10 else f"{size:.2f}" for size in sizes]
+        shown = [f"{size:,.0f}" if size >= 9.995 else f"{size:.2f}" for size in sizes]
         cells.append([label, f"{work['launches']:,}", *shown])
     header = ["run", "launches", "GFLOP", "GB moved", "GB held"]
     return table(header, cells, "28 18 18 18 18")
@@ -496,12 +496,12 @@ def hours_table(
 
 
 def duration(hours: list[float]) -> str:
-    """Return a time with the range for the least and the most overhead of a launch."""
+    """Return a time, and the range of the overhead of a launch where it adds more than a fifth."""
     units = {"h": 1, "min": 60, "s": 3600}
     unit = next((u for u, scale in units.items() if hours[0] * scale >= 1), "s")
     scaled = [hour * units[unit] for hour in hours]
-    said, least, most = (f"{x:.{int(x < 10)}f}" for x in scaled)
-    return f"{said} {unit}" + f" ({least} to {most})" * (least != most)
+    said, least, most = (f"{x:.0f}" if x >= 9.95 else f"{x:.1f}" for x in scaled)
+    return f"{said} {unit}" + f" ({least} to {most})" * (hours[2] > 1.2 * hours[0])
 
 
 def cards_table(cards: dict[str, Any]) -> str:
