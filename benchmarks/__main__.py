@@ -1,8 +1,9 @@
 """Run every benchmark of this folder, or the named ones: python -m benchmarks [name ...].
 
 Each is a module with `run() -> (measured, missed)`: what goes into results/<machine>.json, and a
-line per target that was missed. It prints its own table. `clone` takes half an hour and the
-network, and is run by its own command: python -m benchmarks.clone.
+line per target that was missed. It prints its own table. Two have commands of their own:
+`python -m benchmarks.clone` takes half an hour and the network, and `python -m benchmarks.roofline`
+estimates where nothing can be measured.
 """
 
 import importlib
@@ -15,7 +16,7 @@ FOLDER = Path(__file__).parent
 names = sorted(
     path.stem
     for path in FOLDER.glob("*.py")
-    if path.stem not in ("__init__", "__main__", "measuring", "clone")
+    if path.stem not in ("__init__", "__main__", "measuring", "clone", "roofline")
 )
 
 

@@ -6,7 +6,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,26 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+aten = torch.ops.aten
+WITHOUT_KERNEL = {
+    aten.empty.memory_format,
+    aten.empty_strided.default,
+    aten.empty_like.default,
+    aten.new_empty.default,
+    aten.new_empty_strided.default,
+    aten.detach.default,
+    aten.alias.default,
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.lift_fresh.default,
+    aten.lift.default,
+    aten.set_.source_Tensor,
+    aten.is_pinned.default,
+    aten.resize_.default,
+}
+"""Operations that a GPU does without a kernel."""
 
 
 def alternate(
@@ -71,6 +92,39 @@ class LiveBytes(TorchDispatchMode):
                     size = tensor.untyped_storage().nbytes() * count
                     self.alive[ref.cdata] = ref, size
                     self.made += size
+
+
+def kernels(func: Any, args: Any) -> int:
+    """Return how many kernels a GPU launches for an operation, 0 for a view or an allocation."""
+    if func.is_view or func in WITHOUT_KERNEL or func.namespace in ("prim", "profiler"):
+        return 0
+    return sum(map(bool, args[-1])) if func is aten.convolution_backward.default else 1
+
+
+def moved(self: torch.nn.Module, fn: Callable[[Any], Any], recurse: bool = True) -> torch.nn.Module:
+    """Module._apply that replaces parameters and buffers; fake tensors cannot be swapped."""
+    for child in self.children():
+        moved(child, fn)
+    for name, parameter in self._parameters.items():
+        if parameter is None:
+            continue
+        with torch.no_grad():
+            new = fn(parameter)
+        if new is not parameter:
+            self._parameters[name] = torch.nn.Parameter(new.detach(), parameter.requires_grad)
+    for name, buffer in self._buffers.items():
+        self._buffers[name] = None if buffer is None else fn(buffer)
+    return self
+
+
+@contextmanager
+def modules_move() -> Iterator[None]:
+    """Let modules of fake tensors move to another device or memory format."""
+    old, torch.nn.Module._apply = torch.nn.Module._apply, moved
+    try:
+        yield
+    finally:
+        torch.nn.Module._apply = old
 
 
 def in_another_process(module: str, *arguments: object) -> str:

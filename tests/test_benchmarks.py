@@ -1,20 +1,23 @@
 """The benchmarks' own machinery: the references are right, and a missed target fails."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import types
 
+import appendices
 import pytest
 import torch
 from conftest import ROOT
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from asintrovae import SoftIntroVAE
+from asintrovae import RunConfig, SoftIntroVAE
 from asintrovae.theory.networks import Autoencoder, mlp_autoencoder
 from asintrovae.theory.objectives import Noise
 from benchmarks import __main__ as command
-from benchmarks import book, clone, distance, training_step
+from benchmarks import book, clone, distance, roofline, training_step
 
 
 @pytest.mark.parametrize("kernel", distance.KERNELS)
@@ -152,3 +155,76 @@ def test_make_is_timed_in_fresh_clones_of_the_commits_that_are_named(tmp_path, m
     assert all(0 <= row[target]["seconds"] < 60 for row in rows for target in clone.TARGETS)
     with pytest.raises(RuntimeError, match=r"make test failed at \w{7}:\nbroken"):
         clone.measure(["HEAD"])
+
+
+def counted(work):
+    """Operations of work on fake tensors."""
+    with FakeTensorMode(), roofline.Operations() as found:
+        work()
+    return found.done
+
+
+def test_the_flop_of_a_small_network_are_those_counted_by_hand():
+    """Forward, then the gradients of both weights and of the hidden layer."""
+    B, a, h, c = 5, 3, 7, 2
+
+    def work():
+        network = torch.nn.Sequential(torch.nn.Linear(a, h), torch.nn.ReLU(), torch.nn.Linear(h, c))
+        network(torch.rand(B, a)).sum().backward()
+
+    assert sum(done.flop for done in counted(work)) == 4 * B * a * h + 6 * B * h * c
+
+
+def test_the_bytes_of_an_operation_are_those_of_its_inputs_and_outputs():
+    def work():
+        x, y = torch.empty(3, 4), torch.empty(4, 5)
+        _ = x @ y
+        x.add_(torch.empty(1, 1).expand(3, 4))  # x twice, and one number
+        torch._foreach_add_([x], [torch.empty(3, 4)])  # x twice, which it does not return
+
+    sizes = [4 * (3 * 4 + 4 * 5 + 3 * 5), 4 * (2 * 12 + 1), 4 * 3 * 12]
+    assert [done.bytes for done in counted(work)] == sizes
+
+
+def test_an_estimate_is_that_of_the_formula_and_falls_with_the_bandwidth():
+    operations = [roofline.Operation(1, 0, 10**9), roofline.Operation(2, 10, 10)]
+    slow = roofline.Card(1e9, 1e9, {"32-true": 1e12})
+    assert roofline.seconds(operations, slow, "32-true") == pytest.approx(
+        {"launches": 1e-5, "memory": 1 / 0.8, "arithmetic": 0}
+    )
+    fast = slow._replace(bandwidth=2e9)
+    hours = [roofline.estimate(operations, card, "32-true", 100)["hours"] for card in (slow, fast)]
+    assert hours[1][0] < hours[0][0]
+    assert hours[0][1] <= hours[0][0] <= hours[0][2]
+
+
+def test_launches_are_those_of_the_pretended_gpu_up_to_4_percent():
+    text = (ROOT / "book/appendix/speed.md").read_text()
+    expected = int(re.search(r"^\| S-IntroVAE \| \d+ → (\d+)", text, re.MULTILINE)[1])
+    points = {"batch_size": 32, "widths": (16,), "iterations": 4, "warmup": 0, "ema": 0.9}
+    operations, _ = roofline.iteration(RunConfig(model="soft_intro", device="cpu", **points))
+    assert sum(done.kernels for done in operations) == pytest.approx(expected, rel=0.04)
+
+
+def test_the_record_of_the_estimates_holds_every_file_of_parameters():
+    """And what is counted now, where torch is the version that was counted."""
+    record = json.loads(roofline.RESULT.read_text())["roofline"]
+    rows = {(row["params"], row["model"]): row for row in record["rows"]}
+    names = [path.stem for path in roofline.PARAMS.glob("*.yaml")]
+    models = [(roofline.ALL_MODELS, model) for model in roofline.MODELS]
+    assert rows.keys() == {*((name, "soft_intro") for name in names), *models}
+    if record["torch"] == torch.__version__:
+        now = roofline.row("8gaussians-c1")
+        assert rows["8gaussians-c1", "soft_intro"] == json.loads(json.dumps(now))
+
+
+def test_the_tables_of_the_page_on_gpus_are_built():
+    page = (ROOT / "book/appendix/gpu.md").read_text()
+    parts = re.findall(r"```\{roofline\} (\S+)", page)
+    tables = {part: appendices.roofline(ROOT / "book", part) for part in parts}
+    assert tables.keys() == {"32-true", "tf32", "bf16-mixed", "models", "cards", "work"}
+    for path in roofline.PARAMS.glob("*.yaml"):
+        name = re.sub(r"-c\d$", "", path.stem)
+        assert all(f"`{name}`" in tables[part] for part in ("32-true", "tf32", "work"))
+    assert all(f"`{model}`" in tables["models"] for model in roofline.MODELS)
+    assert "needs 17 GB" in tables["32-true"]

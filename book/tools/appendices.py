@@ -6,7 +6,8 @@ the chapters took and on what; `{training-runs}` lists the runs behind the book,
 build and those recorded in data/runs. `{chaos}` and `{soak}` show what the long tests recorded in
 data/reliability. `{trained-models}` lists the models of data/pretrained with their cards.
 `{speed} distance` and its like show what `make bench` recorded in
-benchmarks/results; `{speed} chart` draws it.
+benchmarks/results; `{speed} chart` draws it. `{roofline} 32-true` and its like show the estimates
+for GPUs that `python -m benchmarks.roofline` recorded there.
 """
 
 import json
@@ -433,6 +434,88 @@ def speed(book: Path, part: str) -> str:
     return "\n\n".join(show(record) + "\n\n" + on_machine(record["machine"]) for record in found)
 
 
+def roofline(book: Path, part: str) -> str:
+    """Return a table of the estimates for GPUs.
+
+    Args:
+        book: its folder.
+        part: "work" of an iteration, "cards", "models", or hours with a precision.
+    """
+    path = book.parent / "benchmarks" / "results" / "roofline.json"
+    record = json.loads(path.read_text())["roofline"]
+    if part == "cards":
+        return cards_table(record["cards"])
+    rows = sorted(record["rows"], key=lambda row: float(row["cards"]["T4"]["32-true"]["hours"][0]))
+    if part == "models":
+        several = next(row["params"] for row in rows if row["model"] != "soft_intro")
+        models = [(f"`{row['model']}`", row) for row in rows if row["params"] == several]
+        return hours_table(record["cards"], models)
+    kinds = alike([row for row in rows if row["model"] == "soft_intro"])
+    return work_table(kinds) if part == "work" else hours_table(record["cards"], kinds, part)
+
+
+def alike(rows: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Return (names, row) for each kind of row; settings C1 to C3 of a data set cost the same."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(json.dumps({**row, "params": ""}), []).append(row)
+    found = []
+    for group in groups.values():
+        names = dict.fromkeys(re.sub(r"-c\d$", "", row["params"]) for row in group)
+        found.append((", ".join(f"`{name}`" for name in names), group[0]))
+    return found
+
+
+def work_table(rows: list[tuple[str, dict[str, Any]]]) -> str:
+    """Return the work of an iteration in float32."""
+    cells = []
+    for label, row in rows:
+        work = row["work"]["32-true"]
+        sizes = [work[name] / 1e9 for name in ("flop", "bytes", "peak")]
+        shown = [f"{size:,.0f}" if size >= 9.995 else f"{size:.2f}" for size in sizes]
+        cells.append([label, f"{work['launches']:,}", *shown])
+    header = ["run", "launches", "GFLOP", "GB moved", "GB held"]
+    return table(header, cells, "28 18 18 18 18")
+
+
+def hours_table(
+    cards: dict[str, Any], rows: list[tuple[str, dict[str, Any]]], precision: str = "32-true"
+) -> str:
+    """Return the estimated time of whole runs on the cards that have a precision."""
+    names = [name for name, card in cards.items() if precision in card["peaks"]]
+    counted = "32-true" if precision == "tf32" else precision
+    cells = []
+    for label, row in rows:
+        held, line = row["work"][counted]["peak"], [label]
+        for name in names:
+            found, memory = row["cards"][name][precision], cards[name]["memory"]
+            fits = f"{duration(found['hours'])}, {found['bound']}"
+            line.append(fits if held < memory else f"needs {held / 1e9:.0f} GB")
+        cells.append(line)
+    return table(["run", *names], cells, " ".join(["25"] * (len(names) + 1)))
+
+
+def duration(hours: list[float]) -> str:
+    """Return a time, and the range of the overhead of a launch where it adds more than a fifth."""
+    units = {"h": 1, "min": 60, "s": 3600}
+    unit = next((u for u, scale in units.items() if hours[0] * scale >= 1), "s")
+    scaled = [hour * units[unit] for hour in hours]
+    said, least, most = (f"{x:.0f}" if x >= 9.95 else f"{x:.1f}" for x in scaled)
+    return f"{said} {unit}" + f" ({least} to {most})" * (hours[2] > 1.2 * hours[0])
+
+
+def cards_table(cards: dict[str, Any]) -> str:
+    """Return the published figures that the estimates use."""
+    cells = []
+    for name, card in cards.items():
+        peaks = [card["peaks"].get(kind) for kind in ("32-true", "tf32", "bf16-mixed")]
+        rates = [f"{peak / 1e12:.3g}" if peak else "none" for peak in peaks]
+        sizes = [f"{card[key] / 1e9:,.0f}" for key in ("memory", "bandwidth")]
+        cells.append([name, *sizes, *rates])
+    header = ["card", "GB", "GB/s", "float32", "TF32", "bfloat16"]
+    return table(header, cells, "15 15 17 18 17 18")
+
+
 def on_machine(machine: dict[str, Any]) -> str:
     """Where it was measured."""
     versions = f"Python {machine['python']}, torch {machine['torch']}"
@@ -521,6 +604,16 @@ class Speed(_Gathered):
         return speed(book, self.arguments[0])
 
 
+class Roofline(_Gathered):
+    """A table of estimates for GPUs."""
+
+    required_arguments = 1
+
+    def text(self, book: Path) -> str:
+        """MyST."""
+        return roofline(book, self.arguments[0])
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.add_directive("departures", Departures)
@@ -530,4 +623,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("soak", Soak)
     app.add_directive("trained-models", TrainedModels)
     app.add_directive("speed", Speed)
+    app.add_directive("roofline", Roofline)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

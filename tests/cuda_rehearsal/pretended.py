@@ -22,24 +22,9 @@ from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves, tree_map_only  # noqa: E402
 
+from benchmarks.measuring import kernels, modules_move  # noqa: E402
+
 aten = torch.ops.aten
-WITHOUT_KERNEL = {
-    aten.empty.memory_format,
-    aten.empty_strided.default,
-    aten.empty_like.default,
-    aten.new_empty.default,
-    aten.new_empty_strided.default,
-    aten.detach.default,
-    aten.alias.default,
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.reshape.default,
-    aten.lift_fresh.default,
-    aten.lift.default,
-    aten.set_.source_Tensor,
-    aten.is_pinned.default,
-    aten.resize_.default,
-}
 INDEXING = (aten.index.Tensor, aten._unsafe_index.Tensor)
 WAITING = (aten.equal.default, aten.is_nonzero.default)
 
@@ -155,9 +140,8 @@ class Pretended(TorchDispatchMode):
         """Count a kernel, and the bytes of storages that are new."""
         name = func._overloadpacket.__name__
         from_host = func is aten._to_copy.default and not on_cuda(args[0])
-        if not (func.is_view or func in WITHOUT_KERNEL or from_host):
-            several = sum(map(bool, args[-1])) if name == "convolution_backward" else 1
-            self.launches[name] += several
+        if not from_host and (launched := kernels(func, args)):
+            self.launches[name] += launched
         for x in filter(on_cuda, tree_leaves(out)):
             if x.dtype == torch.float64:
                 self.doubles.add(site())
@@ -216,32 +200,6 @@ def card(memory=141e9, name="NVIDIA H200", capability=(9, 0), count=1):
             stack.callback(setattr, torch.cuda, key, getattr(torch.cuda, key))
             setattr(torch.cuda, key, answer)
         yield
-
-
-def moved(self, fn, recurse=True):
-    """Module._apply that replaces parameters and buffers; fake tensors cannot be swapped."""
-    for child in self.children():
-        moved(child, fn)
-    for name, parameter in self._parameters.items():
-        if parameter is None:
-            continue
-        with torch.no_grad():
-            new = fn(parameter)
-        if new is not parameter:
-            self._parameters[name] = torch.nn.Parameter(new.detach(), parameter.requires_grad)
-    for name, buffer in self._buffers.items():
-        self._buffers[name] = None if buffer is None else fn(buffer)
-    return self
-
-
-@contextlib.contextmanager
-def modules_move():
-    """Let modules of fake tensors move to the device."""
-    old, torch.nn.Module._apply = torch.nn.Module._apply, moved
-    try:
-        yield
-    finally:
-        torch.nn.Module._apply = old
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-from pretended import card, modules_move, pretend  # before torch
+from pretended import card, pretend  # before torch
 
 import torch  # isort: skip
 import torch.distributed as dist
@@ -34,6 +34,7 @@ from asintrovae import (
 from asintrovae.data.images import Epochs, MemoryImages
 from asintrovae.running.loop import Loop, only_learning
 from asintrovae.theory.objectives import Noise, soft_intro
+from benchmarks.measuring import modules_move
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("vae", "intro", "soft_intro", "as_intro", "wgan_gp")
