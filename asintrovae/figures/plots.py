@@ -231,7 +231,8 @@ def forest(
     """Return a forest plot: estimates with their intervals, and the value of no difference.
 
     Args:
-        rows: (label, estimate, low, high), drawn from top to bottom.
+        rows: (label, estimate, low, high), drawn from top to bottom; low and high are the estimate
+            where there is one run of each kind.
         reference: value of no difference, 1 of ratios and 0 of differences.
         xlabel: of the horizontal axis.
         log: the axis is logarithmic.
@@ -275,7 +276,7 @@ def forest(
         if marks is not None:
             ax.plot(marks[height], height, "kx", ms=6)
         value, *ends = (number_text(part, digits) for part in (estimate, low, high))
-        words = f"{value} ({ends[0]} to {ends[1]})"
+        words = f"{value} ({ends[0]} to {ends[1]})" if low < high else f"{value}, one run each"
         ax.annotate(words, (1.02, height), xycoords=("axes fraction", "data"), va="center", size=10)
     ax.set(ylim=(len(rows) - 0.5, -0.5), xscale="log" if log else "linear")
     ax.set_xlabel(xlabel, size=10)

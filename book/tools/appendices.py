@@ -439,13 +439,16 @@ def roofline(book: Path, part: str) -> str:
 
     Args:
         book: its folder.
-        part: "work" of an iteration, "cards", "models", or hours with a precision.
+        part: "work" of an iteration, "cards", "models", "own" images, or hours with a precision.
     """
     path = book.parent / "benchmarks" / "results" / "roofline.json"
     record = json.loads(path.read_text())["roofline"]
     if part == "cards":
         return cards_table(record["cards"])
     rows = sorted(record["rows"], key=lambda row: float(row["cards"]["T4"]["32-true"]["hours"][0]))
+    if part == "own":
+        own = [row for row in rows if row["params"].startswith("own-")]
+        return hours_table(record["cards"], alike(own))
     if part == "models":
         several = next(row["params"] for row in rows if row["model"] != "soft_intro")
         models = [(f"`{row['model']}`", row) for row in rows if row["params"] == several]

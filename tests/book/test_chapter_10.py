@@ -100,11 +100,8 @@ def test_papermill_commands_give_valid_parameters(block, tmp_path):
         if config.model == "wgan_gp":
             assert (config.adam_betas, config.ema, config.dataset) == ((0.0, 0.9), 0.0, "cifar10")
         if config.dataset == "folder":
-            assert (config.model, config.mirror, config.widths) == (
-                "as_intro",
-                True,
-                PUBLISHED_WIDTHS[128],
-            )
+            assert (config.model, config.mirror) == ("soft_intro", True)
+            assert config.widths == PUBLISHED_WIDTHS[128]
     assert len(list(tmp_path.glob("*.ipynb"))) == (3 if "for seed" in block else 1)
 
 
@@ -137,14 +134,13 @@ def test_your_own_images_in_tiny_form(tmp_path):
         Image.fromarray(pixels).save(tmp_path / "images" / "below" / f"{i:02d}.png")
     (tmp_path / "images" / "below" / "07.png").write_bytes(b"this is not an image")
     block = (
-        block_with("dataset folder")
+        block_with("own-10000")
         .replace("out.ipynb", f"{tmp_path}/out.ipynb")
         .replace("runs/mine", f"{tmp_path}/run")
     )
-    block = block.replace("data_dir my-images", f"data_dir {tmp_path}/images").replace(
-        "resolution 128", "resolution 16"
-    )
-    bash(block.replace("  -p dataset", f"  -y '{json.dumps(TINY)}' -p dataset"))
+    block = block.replace("data_dir my-images", f"data_dir {tmp_path}/images")
+    tiny = TINY | {"resolution": 16}
+    bash(block.replace("  -p data_dir", f"  -y '{json.dumps(tiny)}' -p data_dir"))
     record = load_run(tmp_path / "run").record
     assert (record["status"], record["skipped_images"]) == ("finished", 1)
     assert record["config"]["mirror"]

@@ -30,6 +30,8 @@ SWEEPS_DONE = [
     "toy_tuned",
     "toy_drawing",
     "toy_board",
+    "toy_bandwidth",
+    "toy_bandwidth_fresh",
 ]
 REFERENCE = ["vae", "intro", "soft_intro", "as_intro"]
 MODELS = ["vae", "intro", "soft_intro", "as_intro-mean", "as_intro-product"]

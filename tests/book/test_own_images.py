@@ -2,6 +2,7 @@
 parameter files."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -103,14 +104,17 @@ def test_the_example_of_a_length():
 
 
 def test_weights_by_resolution_are_those_of_the_files():
-    rows = re.findall(r"^\| [\dor ]+ \| (\d+) \| ([\d.]+) \| (`.*`) \|$", TEXT, flags=re.MULTILINE)
-    assert len(rows) == 3
-    for beta_neg, beta_kl, files in rows:
-        for name in re.findall(r"`(.*?)`", files):
-            assert (preset(name)["beta_neg"], preset(name)["beta_kl"]) == (
-                float(beta_neg),
-                float(beta_kl),
-            )
+    """And v is the balance of Eq. (3.4), for images of that size."""
+    cells = r"^\| (\d+)(, grey)? \| (\d+) \| ([\d.]+) \| ([\d.]+) \| (.*) \|$"
+    rows = re.findall(cells, TEXT, flags=re.MULTILINE)
+    assert len(rows) == 5
+    for pixels, grey, beta_neg, beta_kl, v, file in rows:
+        given = float(beta_neg), float(beta_kl)
+        for name in re.findall(r"`(.*?)`", file):
+            assert (preset(name)["beta_neg"], preset(name)["beta_kl"]) == given
+        numbers = int(pixels) ** 2 * (1 if grey else 3)
+        balance = numbers / (2 * given[0]) * math.log(given[0] / given[1])
+        assert float(v) == pytest.approx(balance, rel=0.01)
     for name in PARAMS.glob("own-*.yaml"):
         given = preset(name)
         row = re.search(rf"^\| {given['resolution']} \| (\d+) \| ([\d.]+) \|", TEXT, re.MULTILINE)

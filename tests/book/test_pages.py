@@ -258,3 +258,16 @@ def test_a_book_that_is_not_built_cannot_be_printed(tmp_path):
     assert result.returncode == 1
     assert "book/index.html is not built; run make book first" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+TEXTS = [*(ROOT / "book").glob("src/*.md"), *(ROOT / "book").rglob("appendix/*.md")]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
+def test_no_line_of_a_formula_begins_a_list(path):
+    """A line that begins with "- " would end the formula and begin a list."""
+    text = re.sub(r"^(```|~~~).*?^\1", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for paragraph in re.split(r"\n\s*\n", text):
+        items = re.split(r"\n(?=\s*(?:[-+*]|\d+\.)\s)", paragraph)
+        for item in items[:-1]:
+            assert item.replace("\\$", "").count("$") % 2 == 0, item
