@@ -282,7 +282,9 @@ def forest(
     ax.set_xlabel(xlabel, size=10)
     if log:
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low, high = ax.get_xlim()
+        subs = (1, 2, 5) if high > 5 * low else (1, 1.2, 1.5, 2, 3, 5, 7)
+        ax.xaxis.set_major_locator(LogLocator(subs=subs))
         ax.xaxis.set_minor_locator(NullLocator())
     ax.set_yticks(range(len(rows)), [row[0] for row in rows], size=10)
     ax.tick_params(axis="y", length=0)
