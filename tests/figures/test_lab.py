@@ -186,6 +186,20 @@ def test_two_models_have_one_clock(show):
     assert page.locator(".side").count() == 1
 
 
+def test_two_models_that_train_stop_together_take_a_step_and_go_on(show):
+    page = show(config={**SHORT, "iterations": 100_000}, compare={"model": "intro"})
+    page.wait_for_function(f"{LAB}.sides[1].state?.view?.samples")
+    press(page, "play")
+    page.wait_for_function(f"{FIRST}.i > 30")
+    press(page, "step")
+    page.wait_for_function(f"{LAB}.sides.every(({{ state }}) => state.view.arrows)")
+    assert iteration(page, 0) == iteration(page, 1)
+    assert page.evaluate(f"{FIRST}.phase") == "encoder"
+    stopped = iteration(page)
+    press(page, "play")
+    page.wait_for_function(f"{LAB}.sides.every(({{ state }}) => state.i > {stopped + 30})")
+
+
 @pytest.mark.parametrize("preset", SETTINGS["presets"])
 def test_each_preset_has_an_address_and_trains(show, preset):
     page = show(f"#lab=preset:{preset}", config={"width": 32})

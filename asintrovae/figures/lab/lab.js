@@ -282,7 +282,7 @@ function render({ model, el }) {
   const linked = model.built && !compact ? settingIn(location.hash) : null;
   const given = settingOf(model.get("preset"));
   let setting = linked ?? { preset: model.get("preset"), config: { ...given.config, ...model.get("config") }, compare: { ...given.compare, ...model.get("compare") } };
-  let playing = false, beyond = false, loading = null, lastDraw = 0, cost = 0, drawTimer = null, spokenAt = 0, chosen = "data", seen = false, saving = false;
+  let playing = false, beyond = false, loading = null, lastDraw = 0, cost = 0, drawTimer = null, spokenAt = 0, chosen = "data", seen = false, saving = false, stepDue = false;
 
   // --- what is set
   function save(next) {
@@ -318,7 +318,7 @@ function render({ model, el }) {
   play.classList.add("main");
   const step = button("Step", "step", () => takeStep());
   const restart = button("Restart", "restart", () => {
-    beyond = false;
+    beyond = stepDue = false;
     stepping.textContent = "";
     for (const side of sides) side.startOver();
   });
@@ -415,6 +415,7 @@ function render({ model, el }) {
   }
 
   function run(on) {
+    stepDue = false;
     if (on === playing) return;
     playing = on;
     play.textContent = on ? "Pause" : "Play";
@@ -454,7 +455,15 @@ function render({ model, el }) {
 
   function takeStep() {
     run(false);
-    load().then(() => { for (const side of sides) side.post({ type: "step" }); }, () => {});
+    stepDue = true;
+    load().then(stepWhenStopped, () => {});
+  }
+
+  // Two models finish their share first, and one its iteration.
+  function stepWhenStopped() {
+    if (!stepDue || playing || sides.some(({ busy }) => busy)) return;
+    stepDue = false;
+    for (const side of sides) side.post({ type: "step" });
   }
 
   function report(side, message) {
@@ -464,6 +473,7 @@ function render({ model, el }) {
     if (message.view?.arrows && side === sides[0]) stepping.textContent = said(message);
     drawSoon(!message.running);
     say(!message.running && !playing);
+    stepWhenStopped();
     advance();
   }
 
