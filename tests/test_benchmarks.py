@@ -228,3 +228,11 @@ def test_the_tables_of_the_page_on_gpus_are_built():
         assert all(f"`{name}`" in tables[part] for part in ("32-true", "tf32", "work"))
     assert all(f"`{model}`" in tables["models"] for model in roofline.MODELS)
     assert "needs 17 GB" in tables["32-true"]
+
+
+def test_the_days_that_the_page_on_gpus_names_are_those_of_the_record():
+    path = ROOT / "benchmarks" / "results" / "roofline.json"
+    rows = json.loads(path.read_text())["roofline"]["rows"]
+    (row,) = (r for r in rows if (r["params"], r["model"]) == ("celeba128", "soft_intro"))
+    days = [row["cards"][card]["32-true"]["hours"][0] / 24 for card in ("T4", "A100", "H200")]
+    assert days == pytest.approx([5, 2, 0.5], rel=0.15)

@@ -33,6 +33,7 @@ SWEEPS_DONE = [
     "toy_bandwidth",
     "toy_bandwidth_fresh",
 ]
+SOURCE = (ROOT / "book" / "src" / "11_toy_results.md").read_text()
 REFERENCE = ["vae", "intro", "soft_intro", "as_intro"]
 MODELS = ["vae", "intro", "soft_intro", "as_intro-mean", "as_intro-product"]
 
@@ -258,3 +259,27 @@ def test_the_comparisons_of_the_chapter_on_points():
     assert round(paper.published, 2) == 0.03
     assert max(1 / paper.effect.low, paper.effect.high) < 1.35
     assert round(code.effect.estimate) == 4
+
+
+def test_a_bandwidth_gives_the_distance_an_effect_and_no_advantage():
+    """The numbers of the text, from Student's intervals on the differences of log KL."""
+    runs = load_records(embedded("runs/toy_bandwidth_fresh"))
+    assert len({run["code"] for run in runs.values()}) == 1
+
+    def of_form(form, metric):
+        names = sorted(name for name in runs if name.startswith(f"{form}/"))
+        return np.array([runs[name]["metrics"][metric] for name in names])
+
+    for other, text in (
+        ("soft_intro", "0.93 (0.79 to 1.09)"),
+        ("no-distance", "0.80 (0.69 to 0.94)"),
+    ):
+        d = np.log(of_form("bandwidth", "protocol_kl") / of_form(other, "protocol_kl"))
+        assert len(d) == 80
+        half = stats.t.ppf(0.975, 79) * d.std(ddof=1) / np.sqrt(80)
+        low, mean, high = np.exp([d.mean() - half, d.mean(), d.mean() + half])
+        assert f"{mean:.2f} ({low:.2f} to {high:.2f})" == text
+        assert text in SOURCE
+    shares = [(of_form(form, "modes_found") == 8).mean() for form in ("bandwidth", "soft_intro")]
+    assert [round(100 * share) for share in shares] == [45, 59]
+    assert "in 45 % of the runs where S-IntroVAE has 59 %" in SOURCE
