@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -26,6 +27,8 @@ PAGE = 7.2
 """Inches of the widest figure."""
 GAP = 2
 """Pixels between the images of a grid."""
+FEW = 32
+"""Real points that are drawn as open circles, at most."""
 
 
 def points_figure(real: Tensor, generated: Tensor, extent: tuple[float, float]) -> Figure:
@@ -57,6 +60,7 @@ def points_panels(
     Args:
         panels: title -> generated points (M, 2).
         real: points (N, 2) on top of those of every panel, blue; grey where `colors` are given.
+            Up to 32 points, such as centres of modes, are open circles.
         extent: lowest and highest value of both axes, beyond which nothing is shown; None: that of
             the real points and a tenth more on each side, without them of all points.
         colors: title -> colour of its points; None: orange.
@@ -99,7 +103,10 @@ def points_panels(
         ax.scatter(*points.cpu().T.numpy(), s=2, color=color, lw=0, rasterized=True)
         if real is not None:
             color = BLUE if colors is None else "#999999"
-            ax.scatter(*real.cpu().T.numpy(), s=3, color=color, lw=0, rasterized=True)
+            look: dict[str, Any] = {"s": 3, "color": color, "lw": 0, "rasterized": True}
+            if len(real) <= FEW:
+                look = {"s": 36, "facecolors": "none", "edgecolors": "#444444", "lw": 0.9}
+            ax.scatter(*real.cpu().T.numpy(), **look)
         ax.set(title=title, xlim=extent, ylim=extent, aspect="equal")
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))

@@ -43,9 +43,10 @@ DIGITS = {"$x$": (THREE, 0.055), "$x_r$": (THREE, 0.08), "$x_g$": (SEVEN, 0.08)}
 def schematic(name: str) -> Figure:
     """Return a schematic of a model.
 
-    Blue is real or reconstructed, orange generated. A dashed arrow is the gradient of a divergence,
-    and a bar at its end is a stop-gradient; the gradient of R is not drawn. What learns has a green
-    outline, and what is frozen is hatched.
+    Blue is real or reconstructed, orange generated. A dashed arrow is the gradient of a loss,
+    and a bar at its end is a stop-gradient. That of R goes to the decoder that learns, or through the
+    frozen one to z and so to the encoder. What learns has a green outline, and what is frozen is
+    hatched.
 
     Args:
         name: "vae"; "intro-encoder" or "intro-decoder", the two phases of IntroVAE and of
@@ -133,6 +134,8 @@ def _phase(learner: str, distance: bool = False) -> Figure:
     ax.plot([real + half, rec - half], [images, images], color=INK, lw=1)
     _loss(ax, (between, images), "R")
     _goal(ax, (between, images - 0.31), "lower")
+    beside = rec - half - 0.09
+    _gradient(ax, (beside, images), (beside, latents - 0.13 if learns else decoder - high))
 
     for at, label in ((rec, r"$z \sim q(z\,|\,x)$"), (gen, r"$z \sim p(z)$")):
         _text(ax, (at, latents), label, colors[at])
