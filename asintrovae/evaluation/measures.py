@@ -345,3 +345,28 @@ def information_per_axis(q: Gaussian, noise: Tensor) -> Tensor:
         log_q = posterior.log_prob(z[:, None, None])  # (N, N): draw i under posterior j
         information.append((log_q.diagonal() - log_q.logsumexp(1)).mean() + math.log(len(z)))
     return torch.stack(information)
+
+
+def steepest_edge(images: Tensor) -> Tensor:
+    """Return the largest step between two neighbours in a row, over the brightest pixel.
+
+    It is 1 for an edge of one pixel, and blur lowers it.
+
+    Args:
+        images: (B, C, H, W) in [0, 1].
+
+    Returns:
+        (B,), in [0, 1]; 0 for a black image.
+
+    Raises:
+        ValueError: for images in another range.
+
+    Example:
+        >>> steepest_edge(torch.eye(3)[None, None])
+        tensor([1.])
+    """
+    check_other_range("images", images, generated=True)
+    peak = images.flatten(1).amax(1)
+    return images.diff(dim=-1).abs().flatten(1).amax(1) / peak.clamp(
+        min=torch.finfo(peak.dtype).tiny
+    )

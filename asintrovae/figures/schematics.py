@@ -44,8 +44,8 @@ def schematic(name: str) -> Figure:
     """Return a schematic of a model.
 
     Blue is real or reconstructed, orange generated. A dashed arrow is the gradient of a loss,
-    and a bar at its end is a stop-gradient. That of R goes to the decoder that learns, or through the
-    frozen one to z and so to the encoder. What learns has a green outline, and what is frozen is
+    and a bar at its end is a stop-gradient. That of R goes to the decoder that learns, or through
+    the frozen one to z and so to the encoder. What learns has a green outline, what is frozen is
     hatched.
 
     Args:

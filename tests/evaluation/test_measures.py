@@ -23,6 +23,7 @@ from asintrovae.evaluation.measures import (
     information_per_axis,
     modes_found,
     moments,
+    steepest_edge,
 )
 from asintrovae.randomness import generator_for
 from asintrovae.theory.batchnorm import evaluating
@@ -252,3 +253,14 @@ def test_information_per_axis_against_closed_forms(generator):
     apart = Gaussian(1e3 * x[:50], torch.zeros(50, 1, dtype=torch.float64))
     assert found.max() < math.log(1500)
     assert abs(information_per_axis(apart, torch.zeros_like(apart.mean)) - math.log(50)) < 0.05
+
+
+def test_blur_lowers_the_steepest_edge():
+    """A bar of any brightness has 1; a mean over three pixels leaves a third; black has 0."""
+    bar = torch.zeros(3, 1, 12, 12)
+    bar[0, ..., 3:7], bar[1, ..., 3:7] = 1, 0.5
+    torch.testing.assert_close(steepest_edge(bar), torch.tensor([1.0, 1.0, 0.0]))
+    blurred = torch.nn.functional.avg_pool2d(bar, (1, 3), 1, (0, 1))
+    torch.testing.assert_close(steepest_edge(blurred), torch.tensor([1.0, 1.0, 0.0]) / 3)
+    with pytest.raises(ValueError, match="images"):
+        steepest_edge(bar * 255)
