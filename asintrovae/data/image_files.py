@@ -98,7 +98,11 @@ def shown(path: Path) -> str:
 
 
 def read_all(
-    paths: Sequence[Path], size: int, title: str, fit: Fit = "crop"
+    paths: Sequence[Path],
+    size: int,
+    title: str,
+    fit: Fit = "crop",
+    device: torch.device | None = None,
 ) -> tuple[Tensor, list[str]]:
     """Return all images that can be read, decoded on all processors that this process may use.
 
@@ -107,11 +111,13 @@ def read_all(
         size: height and width, in pixels.
         title: for the progress bar.
         fit: as in `decode`.
+        device: where the images go; by default the CPU. Its memory is taken at once.
 
     Returns:
         The images (N or fewer, 3, size, size), uint8, in order, and a line for each other file.
     """
-    images, problems, count = torch.empty(len(paths), 3, size, size, dtype=torch.uint8), [], 0
+    images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8, device=device)
+    problems, count = [], 0
     with ThreadPoolExecutor(processors()) as pool:
         for found in tqdm(
             pool.map(partial(read, size=size, fit=fit), paths), title, len(paths), leave=False

@@ -25,6 +25,9 @@ from asintrovae.threads import processors
 MEMORY_LIMIT = 2**30
 """Bytes of a data set, both splits, up to which it is decoded at once and kept on the device."""
 
+SHARE_OF_CARD = 0.25
+"""Share of a CUDA GPU's free memory that a larger data set may take; see `room_on_card`."""
+
 LEAST_SCORED = 4
 """Test images that a feature network needs: precision and recall look at three neighbours."""
 
@@ -346,7 +349,8 @@ class StreamedImages(ImageData):
 def load_images(config: RunConfig, device: torch.device) -> ImageData:
     """Return the image data set of a run.
 
-    It is on the device where it fits into MEMORY_LIMIT, else decoded as it is needed.
+    It is on the device where it fits into MEMORY_LIMIT or `room_on_card`, else decoded as it is
+    needed.
 
     Args:
         config: parameters of the run.
@@ -368,10 +372,11 @@ def load_images(config: RunConfig, device: torch.device) -> ImageData:
     all_epochs = epochs(count)  # refuses a batch that is too large before any image is decoded
     data: ImageData
     files = isinstance(train, list) and isinstance(test, list)
-    if files and 3 * size**2 * (count + len(test)) > MEMORY_LIMIT:
+    needed = 3 * size**2 * (count + len(test))
+    if files and needed > MEMORY_LIMIT:
         assert isinstance(train, list)
         assert isinstance(test, list)
-        data = StreamedImages(
+        streamed = StreamedImages(
             train,
             test,
             size,
@@ -382,7 +387,9 @@ def load_images(config: RunConfig, device: torch.device) -> ImageData:
             processes=config.devices,
             fit=config.fit,
         )
-        data.note(unopened)
+        streamed.note(unopened)
+        fits = needed <= room_on_card(config, count, device)
+        data = on_card(streamed, train, test) if fits else streamed
     else:
         images, problems = decoded(train, size, "training images", config.fit)
         test_images, problems_of_test = decoded(test, size, "test images", config.fit)
@@ -397,6 +404,41 @@ def load_images(config: RunConfig, device: torch.device) -> ImageData:
     if config.feature_network is not None:
         check_too_few(config, len(data.evaluation(LEAST_SCORED)))
     return data
+
+
+def room_on_card(config: RunConfig, count: int, device: torch.device) -> float:
+    """Return the bytes that a data set of more than MEMORY_LIMIT may take on the device.
+
+    It is SHARE_OF_CARD of what no process holds at the time. 0 where images are decoded as they are
+    needed in any case: on other devices than CUDA GPUs, in a run of several processes, each of
+    which would decode all images, and in a run that ends before it has seen as many images.
+
+    Args:
+        config: parameters of the run.
+        count: N training images.
+        device: where batches go.
+    """
+    one_epoch = config.iterations * config.batch_size >= count
+    if device.type != "cuda" or config.devices > 1 or not one_epoch:
+        return 0
+    return SHARE_OF_CARD * torch.cuda.mem_get_info(device)[0]
+
+
+def on_card(streamed: StreamedImages, train: Sequence[Path], test: Sequence[Path]) -> ImageData:
+    """Return a streamed data set with its images on its device, which gives the same batches.
+
+    The memory is taken before the first image is decoded: a process that looks next finds it
+    taken. Where an image cannot be read, the set stays streamed: a set in memory would renumber the
+    others.
+    """
+    size, fit = streamed.shape[1], streamed.batches.fit
+    images, problems = read_all([*train, *test], size, "images", fit, streamed.device)
+    if problems:
+        streamed.note(problems)
+        return streamed
+    splits = images[: len(train)], images[len(train) :]
+    unopened = streamed.skipped_images or 0
+    return MemoryImages(*splits, streamed.batches.epochs, streamed.device, unopened)
 
 
 def check_too_few(config: RunConfig, found: int) -> None:

@@ -169,7 +169,7 @@ def from_device(x):
 
 
 @contextlib.contextmanager
-def card(memory=141e9, name="NVIDIA H200", capability=(9, 0), count=1):
+def card(memory=141e9, name="NVIDIA H200", capability=(9, 0), count=1, free=None):
     """Let torch.cuda's questions be answered as on a machine with a card."""
     properties = types.SimpleNamespace(
         total_memory=int(memory), name=name, major=capability[0], minor=capability[1]
@@ -181,6 +181,7 @@ def card(memory=141e9, name="NVIDIA H200", capability=(9, 0), count=1):
         "current_device": lambda: 0,
         "set_device": lambda device: None,
         "get_device_properties": lambda device=None: properties,
+        "mem_get_info": lambda device=None: (int(free or memory), int(memory)),
         "get_device_name": lambda device=None: name,
         "get_device_capability": lambda device=None: capability,
         "is_bf16_supported": lambda *given, **free: capability >= (8, 0),

@@ -31,6 +31,8 @@ from asintrovae import (
     save_record,
     train,
 )
+from asintrovae.data import images
+from asintrovae.data.image_files import write_row
 from asintrovae.data.images import Epochs, MemoryImages
 from asintrovae.running.loop import Loop, only_learning
 from asintrovae.theory.objectives import Noise, soft_intro
@@ -121,6 +123,24 @@ def whole(kind, model):
         metrics = evaluate(network, data, config, build_features(config))
         record = save_record(config, result, metrics, 0)
     return {**summary(counted), "status": record["status"], "metrics": sorted(metrics)}
+
+
+def kept(free):
+    """Whether a folder of twelve images, 9,216 bytes, is kept on a card with so many bytes free."""
+    images.MEMORY_LIMIT, folder = 0, tempfile.mkdtemp(dir=os.environ["TMPDIR"])
+    for number in range(12):
+        write_row(Path(folder) / f"{number}.png", torch.full((1, 3, 16, 16), number / 12))
+    own = {"dataset": "folder", "data_dir": folder, "resolution": 16, "feature_network": None}
+    with pretend(free=free) as counted:
+        data = build_data(config_of("images", "vae", workers=0, **own))
+        copies, waits = len(counted.copies), len(counted.waits)
+        device = str(data.batch(1).device)
+    return {
+        "kept": isinstance(data, MemoryImages),
+        "device": device,
+        "copies": copies,
+        "waits": waits,
+    }
 
 
 def moves(kind, model):
@@ -321,6 +341,7 @@ SCENES = {
     "bf16": lambda kind, model: iteration(kind, model, precision="bf16-mixed"),
     "ensemble": ensemble,
     "whole": whole,
+    "kept": kept,
     "moves": moves,
     "notebook": notebook,
     "processes": processes,

@@ -60,7 +60,7 @@ SOME = {
 }
 GROUPS = {
     "iterations": [*(f"iteration:{one}" for one in EVERY), *SOME["iterations"]],
-    "runs": SOME["runs"],
+    "runs": [*SOME["runs"], "kept:36863", "kept:36864"],
     "memory": [*SOME["memory"], "memory:celeba128", "memory:celeba256"],
     "more": [*SOME["more"], *(f"{what}:{one}" for what in ("bf16", "graphs") for one in EVERY)],
     "models": [f"{what}:{model}" for what in PER_MODEL for model in MODELS],
@@ -140,6 +140,15 @@ def test_training_evaluation_and_notebooks_mix_no_devices(group, scene):
     assert problems(scene, counted, waits=False) == []
     assert counted.get("status", "finished") == "finished"
     assert counted.get("device", "cuda") == "cuda"
+
+
+@pytest.mark.parametrize(("group", "scene"), scenes("kept"))
+def test_a_large_set_goes_to_the_card_where_it_takes_a_quarter(group, scene):
+    """An image a copy, which is waited for while the others are decoded."""
+    kept = scene == "kept:36864"
+    images = 12 * kept
+    wanted = {"kept": kept, "device": "cuda:0", "copies": images, "waits": images}
+    assert played(group)[scene] == wanted
 
 
 @pytest.mark.parametrize(("group", "scene"), scenes("moves"))

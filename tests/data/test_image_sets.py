@@ -98,6 +98,57 @@ def test_streamed_batches_equal_those_in_memory(name, tmp_path, monkeypatch):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_set_above_the_limit_may_take_a_quarter_of_the_free_memory_of_a_gpu(
+    tmp_path, monkeypatch
+):
+    """Not on other devices, in several processes, or for a run that sees fewer than all images."""
+    run = config("folder", tmp_path, iterations=3, batch_size=4)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * 10**9, 80 * 10**9))
+    assert images.room_on_card(run, 12, torch.device("cuda")) == 10**9
+    assert images.room_on_card(run, 12, torch.device("cpu")) == 0
+    assert images.room_on_card(run, 13, torch.device("cuda")) == 0
+    several = config("folder", tmp_path, devices=2)
+    assert images.room_on_card(several, 12, torch.device("cuda")) == 0
+
+
+def test_a_large_set_that_is_kept_gives_the_batches_of_a_streamed_one(
+    tmp_path, monkeypatch, stream
+):
+    LAYOUTS["folder"][0](tmp_path, monkeypatch)
+    (tmp_path / "shut").mkdir()
+    monkeypatch.setattr(images, "left_out", lambda folder: [str(tmp_path / "shut")])
+    needed = 3 * 16**2 * 11
+    monkeypatch.setattr(images, "room_on_card", lambda *given: needed - 1)
+    with pytest.warns(UserWarning, match="shut"):
+        streamed = build_data(config("folder", tmp_path, mirror=True))
+    monkeypatch.setattr(images, "room_on_card", lambda *given: needed)
+    with pytest.warns(UserWarning, match="shut"):
+        kept = build_data(config("folder", tmp_path, mirror=True))
+    assert isinstance(streamed, StreamedImages)
+    assert isinstance(kept, MemoryImages)
+    assert (kept.fingerprint, kept.shape) == (streamed.fingerprint, streamed.shape)
+    assert kept.skipped_images == streamed.skipped_images == 1
+    for index in (0, 1, 2, 7, 3):
+        assert torch.equal(kept.batch(index), streamed.batch(index))
+    assert torch.equal(kept.evaluation(9), streamed.evaluation(9))
+
+
+def test_a_large_set_with_a_damaged_image_is_streamed_wherever_it_would_fit(
+    tmp_path, monkeypatch, stream
+):
+    """So that a run goes on with the same batches on a machine with more memory or less."""
+    LAYOUTS["folder"][0](tmp_path, monkeypatch)
+    monkeypatch.setattr(images, "room_on_card", lambda *given: 1e9)
+    whole = build_data(config("folder", tmp_path)).fingerprint
+    find_images("folder", str(tmp_path))[0][4].write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"left out because they cannot be read: [^;]+$"):
+        data = build_data(config("folder", tmp_path))
+    assert isinstance(data, StreamedImages)
+    assert (data.fingerprint != whole, data.skipped_images) == (True, 1)
+    with pytest.raises(ValueError, match=r"^strict_images=True and 1 unreadable"):
+        build_data(config("folder", tmp_path, strict_images=True))
+
+
 def test_worker_processes_decode_the_same(tmp_path, monkeypatch, stream):
     LAYOUTS["folder"][0](tmp_path, monkeypatch)
     alone, data = (
