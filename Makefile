@@ -10,7 +10,7 @@ RUNS := book/runs/toy.ipynb book/runs/images.ipynb
 PIP := $(BIN)/python -m pip install --progress-bar on --no-compile -c constraints.txt# Python compiles what it imports; all would take 40 s
 TIMED := $(BIN)/python book/tools/timed.py# seconds of every stage, for the benchmarks
 
-.PHONY: help setup runs chapters tables book serve pdf test test-all chaos soak bench bench-clone check new-chapter hooks browser format sync constraints audit install-check repository version clean
+.PHONY: help setup runs gpu-day chapters tables book serve pdf test test-all chaos soak bench bench-clone check new-chapter hooks browser format sync constraints audit install-check repository version clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,13 @@ book/runs/%.ipynb: book/training/%.ipynb $(PACKAGE)
 	@! [ -f book/runs/$*/record.json ] || rm -rf book/runs/$*/*
 	$(BIN)/papermill $< book/runs/$*/notebook.ipynb -p run_dir book/runs/$*
 	@cp book/runs/$*/notebook.ipynb $@
+
+# In order of worth, WORKERS at a time on one card. OPTIONS are those of asintrovae-sweep, as -p data_dir FOLDER.
+SETS ?= mnist cifar10 flowers128
+WORKERS ?= 4
+BUDGET ?= 86400
+gpu-day: .venv/installed ## train the published sizes of the images on a GPU for BUDGET seconds; the same command goes on
+	$(BIN)/asintrovae-sweep $(SETS:%=book/training/sweeps/gpu_day_%.yaml) --workers $(WORKERS) --budget $(BUDGET) $(OPTIONS)
 
 chapters: .venv/installed ## execute the chapters whose code, package or pins have changed
 	$(TIMED) chapters $(BIN)/python book/tools/execute.py $(NOTEBOOKS)

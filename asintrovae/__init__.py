@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from asintrovae.evaluation.evaluate import evaluate, reconstruct, sample
     from asintrovae.evaluation.features import build_features
     from asintrovae.evaluation.measures import (
+        density_coverage,
         frechet_distance,
         histogram_divergences,
+        kernel_distance,
         mse,
         precision_recall,
         psnr,
@@ -41,8 +43,10 @@ ROOMS = {
     "evaluation.evaluate": ("evaluate", "reconstruct", "sample"),
     "evaluation.features": ("build_features",),
     "evaluation.measures": (
+        "density_coverage",
         "frechet_distance",
         "histogram_divergences",
+        "kernel_distance",
         "mse",
         "precision_recall",
         "psnr",
@@ -80,10 +84,12 @@ __all__ = [
     "build_features",
     "build_model",
     "build_objective",
+    "density_coverage",
     "evaluate",
     "expected_likelihood_kernel",
     "frechet_distance",
     "histogram_divergences",
+    "kernel_distance",
     "kl_to_standard_normal",
     "load_pretrained",
     "load_run",

@@ -218,6 +218,21 @@ def test_the_record_of_the_estimates_holds_every_file_of_parameters():
         assert rows["8gaussians-c1", "soft_intro"] == json.loads(json.dumps(now))
 
 
+def test_the_hours_of_a_gpu_day_are_those_of_the_model():
+    """Of each data set the hours of S-IntroVAE, times what the five models of CIFAR-10 take of
+    them."""
+    record = json.loads(roofline.RESULT.read_text())["roofline"]
+    hours = {
+        (row["params"], row["model"]): row["cards"]["H200"]["tf32"]["hours"][0]
+        for row in record["rows"]
+    }
+    soft = [hours[row, "soft_intro"] for row in ("mnist", "cifar10", "oxford")]
+    five = sum(hours["cifar10", model] for model in roofline.MODELS)
+    assert round(sum(soft) * five / hours["cifar10", "soft_intro"]) == 4
+    page = " ".join((ROOT / "book/appendix/gpu.md").read_text().split())
+    assert "all fifteen runs take some four hours of an H200 with `tf32`" in page
+
+
 def test_the_tables_of_the_page_on_gpus_are_built():
     page = (ROOT / "book/appendix/gpu.md").read_text()
     parts = re.findall(r"```\{roofline\} (\S+)", page)

@@ -23,7 +23,8 @@ PUBLIC = [
     "RunConfig", "ParameterError", "train", "load_run", "save_record", "save_samples",
     "build_data", "build_model", "build_objective", "build_features",
     "evaluate", "reconstruct", "sample", "histogram_divergences",
-    "frechet_distance", "precision_recall", "psnr", "ssim", "mse",
+    "frechet_distance", "precision_recall", "kernel_distance", "density_coverage",
+    "psnr", "ssim", "mse",
     "load_pretrained", "model_card", "pretrained",
 ]
 # fmt: on

@@ -19,8 +19,10 @@ from asintrovae.evaluation.measures import (
     PART_BYTES,
     Divergences,
     active_units,
+    density_coverage,
     frechet_distance,
     histogram_divergences,
+    kernel_distance,
     modes_found,
     moments,
     mse,
@@ -133,8 +135,9 @@ def evaluate(
         The measures by name. Of points the four divergences of `histogram_divergences`, modes found
         where the data have isolated ones, share of samples outside the histogram. Of images PSNR,
         SSIM, MSE of reconstructions clamped to [0, 1]; with a feature network Fréchet distance,
-        precision and recall. Of autoencoders active units and mean KL in nats. A measure that these
-        examples do not allow is None, and "not_measured" then holds name -> reason.
+        precision, recall, kernel distance, density and coverage. Of autoencoders active units and
+        mean KL in nats. A measure that these examples do not allow is None, and "not_measured" then
+        holds name -> reason.
 
     Raises:
         torch.OutOfMemoryError: naming the way out, where a batch of images does not fit.
@@ -224,27 +227,34 @@ def evaluate_reconstructions(
 
 
 def evaluate_features(real: Tensor, fake: Tensor, network: str) -> dict[str, Any]:
-    """Return Fréchet distance, precision and recall between features of test and generated images.
+    """Return the measures between features of test images and of generated images.
 
     Args:
         real: (N, F).
         fake: (N, F).
-        network: after which each is named; only that of "inception" is called fid.
+        network: after which each is named; only the Fréchet distance of "inception" is called fid.
 
     Returns:
-        Name -> value, NaN where a generated image is not finite, None where there are too few;
+        Fréchet distance, precision, recall, kernel distance, density and coverage, name -> value.
+        They are NaN where a generated image is not finite, and None where there are too few images;
         "not_measured" then holds name -> reason.
     """
     name, count = network.replace("-", "_"), min(len(real), len(fake))
     distance = "fid" if network == "inception" else f"frechet_{name}"
-    least = {distance: 2, f"precision_{name}": 4, f"recall_{name}": 4}
+    needed = {"precision": 4, "recall": 4, "kid": 2, "density": 6, "coverage": 6}
+    least = {distance: 2} | {f"{measure}_{name}": number for measure, number in needed.items()}
     values: dict[str, float | None] = dict.fromkeys(least, math.nan)
     if bool(fake.isfinite().all()):
         values = dict.fromkeys(least)
-        if count >= least[distance]:
+        if count >= 2:
             values[distance] = float(frechet_distance(*moments(real), *moments(fake)))
+            values[f"kid_{name}"] = kernel_distance(real, fake)
         if count >= 4:
-            values |= dict(zip(list(least)[1:], precision_recall(real, fake), strict=True))
+            found = precision_recall(real, fake)
+            values |= {f"precision_{name}": found.precision, f"recall_{name}": found.recall}
+        if count >= 6:
+            balls = density_coverage(real, fake)
+            values |= {f"density_{name}": balls.density, f"coverage_{name}": balls.coverage}
     missing = [measure for measure, value in values.items() if value is None]
     reasons = {measure: too_few(least[measure], count) for measure in missing}
     return {"feature_samples": len(real), **values} | ({"not_measured": reasons} if reasons else {})

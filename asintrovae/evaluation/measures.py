@@ -171,19 +171,27 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
         precision and recall, a named tuple of shares in [0, 1].
 
     Raises:
-        ValueError: if a set has no more than k members.
+        ValueError: if a set has no more than k members, or the sets have other features.
 
     Example:
         >>> features = torch.randn(100, 8)
         >>> precision_recall(features, features + 100)
         PrecisionRecall(precision=0.0, recall=0.0)
     """
-    for name, features in (("real", real), ("fake", fake)):
-        if len(features) <= k:
-            needed = f"k={k} neighbours need at least {k + 1}"
-            raise ValueError(f"{name} has {len(features)} examples, {needed}; give more of them")
-    real, fake = real.cpu().double(), fake.cpu().double()  # mps has no float64
+    real, fake = _comparable(real, fake, k + 1, f"k={k} neighbours")
     return PrecisionRecall(_share_covered(fake, real, k), _share_covered(real, fake, k))
+
+
+def _comparable(real: Tensor, fake: Tensor, least: int, what: str) -> tuple[Tensor, Tensor]:
+    """Return features in float64 on the CPU, if each set has as many members as `what` needs."""
+    if real.shape[1:] != fake.shape[1:]:
+        shapes = f"real has shape {tuple(real.shape)}, fake {tuple(fake.shape)}"
+        raise ValueError(f"{shapes}; give features of one network")
+    for name, features in (("real", real), ("fake", fake)):
+        if len(features) < least:
+            needed = f"{what} need at least {least}"
+            raise ValueError(f"{name} has {len(features)} examples, {needed}; give more of them")
+    return real.cpu().double(), fake.cpu().double()  # mps has no float64
 
 
 def _share_covered(points: Tensor, members: Tensor, k: int) -> float:
@@ -195,6 +203,95 @@ def _share_covered(points: Tensor, members: Tensor, k: int) -> float:
     to_points = (torch.cdist(part, members) for part in torch.split(points, 1000))
     covered = torch.cat([(rows <= radii).any(1) for rows in to_points])
     return float(covered.double().mean())
+
+
+class DensityCoverage(NamedTuple):
+    """Measures by the balls around real examples.
+
+    Attributes:
+        density: balls that hold a generated example, on average, in units of k; 0 or more.
+        coverage: share of the balls that hold a generated example, in [0, 1].
+    """
+
+    density: float
+    coverage: float
+
+
+def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> DensityCoverage:
+    """Return density and coverage (Naeem et al. 2020, Eqs. 3-4), in float64.
+
+    Each real example has a ball as wide as the distance to its k-th nearest other real example.
+    density is the number of balls in which a generated example lies, averaged over them and divided
+    by k: about 1 for real images, and above 1 where the examples crowd together. coverage is the
+    share of balls in which a generated example lies. Balls are open, as in the authors' package
+    prdc. Time grows with N (N + M), memory with N + M. Both measures depend on N and M.
+
+    Args:
+        real: features (N, F).
+        fake: features (M, F).
+        k: which neighbour.
+
+    Returns:
+        density, 0 or more, and coverage, in [0, 1], a named tuple.
+
+    Raises:
+        ValueError: if a set has no more than k members, or the sets have other features.
+
+    Example:
+        >>> features = torch.randn(100, 8)
+        >>> density_coverage(features, features + 100)
+        DensityCoverage(density=0.0, coverage=0.0)
+    """
+    real, fake = _comparable(real, fake, k + 1, f"k={k} neighbours")
+    pairs = covered = 0
+    for part in torch.split(real, 1000):
+        radii = torch.cdist(part, real).kthvalue(k + 1, dim=1, keepdim=True).values
+        inside = torch.cdist(part, fake) < radii
+        pairs += int(inside.sum())
+        covered += int(inside.any(1).sum())
+    return DensityCoverage(pairs / (k * len(fake)), covered / len(real))
+
+
+def kernel_distance(real: Tensor, fake: Tensor) -> float:
+    """Return the kernel distance of two sets, in float64; on InceptionV3 features it is the KID.
+
+    It is the unbiased estimate of the squared maximum mean discrepancy with the kernel
+    (x·y/F + 1)³, Bińkowski et al. 2018. Others average it over random subsets. Here it is taken
+    over all pairs at once, so it has no randomness of its own, and no standard error. Time grows
+    with (N + M)², memory with N + M.
+
+    Args:
+        real: features (N, F).
+        fake: features (M, F).
+
+    Returns:
+        The distance. It is 0 on average over pairs of samples of one distribution, so that it can
+        be negative.
+
+    Raises:
+        ValueError: if a set has fewer than two members, or the sets have other features.
+
+    Example:
+        >>> features = torch.eye(2)
+        >>> kernel_distance(features, features + 1)
+        16.625
+    """
+    real, fake = _comparable(real, fake, 2, "pairs of examples")
+    across = _kernel_sum(real, fake) / (len(real) * len(fake))
+    return _mean_of_pairs(real) + _mean_of_pairs(fake) - 2 * across
+
+
+def _kernel_sum(a: Tensor, b: Tensor) -> float:
+    """Return the sum of (x·y/F + 1)³ over all x in a (N, F) and y in b (M, F), 1000 rows a time."""
+    rows = (part @ b.T / b.shape[1] for part in torch.split(a, 1000))
+    return sum(float((row + 1).pow(3).sum()) for row in rows)
+
+
+def _mean_of_pairs(features: Tensor) -> float:
+    """Return the mean of (x·y/F + 1)³ over pairs of different members of features (N, F)."""
+    count = len(features)
+    itself = (features.square().mean(1) + 1).pow(3).sum()
+    return (_kernel_sum(features, features) - float(itself)) / (count * (count - 1))
 
 
 def check_unlike(x: Tensor, x_hat: Tensor) -> None:

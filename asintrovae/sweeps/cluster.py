@@ -95,6 +95,9 @@ def run_points(client: Any, points: list[Point], gpus: Sequence[str], bar: Any) 
 
     futures = client.map(run_point, points, gpus=gpus, pure=False, retries=1)
     names = {future.key: point.name for future, point in zip(futures, points, strict=True)}
+    if len(set(names.values())) < len(names):  # of several grids
+        paths = (str(point.run_dir) for point in points)
+        names = dict(zip(names, paths, strict=True))
     failed = 0
     try:
         for future in as_completed(futures):

@@ -12,8 +12,10 @@ from scipy import ndimage, spatial, stats
 from asintrovae import (
     build_data,
     build_features,
+    density_coverage,
     frechet_distance,
     histogram_divergences,
+    kernel_distance,
     precision_recall,
 )
 from asintrovae.data import toy_density
@@ -182,6 +184,46 @@ def test_what_fools_precision_and_recall():
     assert cost(16) < 0.04 < 0.08 < cost(400)
 
 
+def test_what_kernel_distance_density_and_coverage_see():
+    """What the list under the table of six scores says, on points that numpy draws."""
+    rng = np.random.default_rng(8)
+    real, perfect = eight(rng, range(8)), eight(rng, range(8))
+    lost, narrow = eight(rng, range(1, 8)), eight(rng, range(8), std=0.01414 / 4)
+    uneven = torch.cat([eight(rng, [7], 1800), eight(rng, range(8), 200)])
+    scattered = eight(rng, range(8), stray=1.0)
+    fakes = {"perfect": perfect, "lost": lost, "narrow": narrow, "uneven": uneven}
+    scores = {
+        name: (*density_coverage(real, fake), kernel_distance(real, fake))
+        for name, fake in (fakes | {"scattered": scattered}).items()
+    }
+    density, coverage, distance = scores["perfect"]
+    assert abs(density - 1) < 0.05
+    assert abs(coverage - (1 - 2**-5)) < 0.015
+    assert abs(distance) < 0.02
+    assert abs(scores["lost"][1] / coverage - 7 / 8) < 0.03
+    assert scores["lost"][2] > 0.04
+    assert abs(scores["narrow"][0] - 1) < 0.08
+    assert scores["narrow"][1] < 0.4
+    assert abs(scores["narrow"][2]) < 0.02
+    assert precision_recall(real, uneven).recall > 0.9 > 0.5 > scores["uneven"][1]
+    assert precision_recall(real, scattered).recall > 0.99
+    assert max(scores["scattered"][:2]) < 0.05
+    outlier = torch.cat([real[1:], torch.tensor([[20.0, 0.0]]).double()])
+    assert precision_recall(outlier, scattered).precision > 0.08
+    assert density_coverage(outlier, scattered).density < 0.05
+
+
+@pytest.mark.parametrize("k", [2, 5])
+def test_coverage_of_a_perfect_sampler_is_one_less_a_power_of_two_in_any_dimension(k):
+    rng = np.random.default_rng(9)
+    for axes in (2, 32):
+        pairs = (map(torch.from_numpy, rng.normal(size=(2, 500, axes))) for _ in range(20))
+        found = np.array([density_coverage(*pair, k=k) for pair in pairs])
+        error = found.mean(0) - [1, 1 - 2**-k]
+        assert bool((abs(error) < 4 * found.std(0) / 20**0.5).all())
+        assert abs(error[1]) < 0.01
+
+
 @pytest.mark.parametrize(("axes", "least", "most"), [(2, 0.0, 0.05), (64, 0.3, 0.45)])
 def test_a_fresh_point_lies_in_k_balls_on_average_but_not_evenly(axes, least, most):
     rng = np.random.default_rng(4)
@@ -255,6 +297,30 @@ def test_which_faults_of_digits_the_scores_see(digits):
     assert smooth[1] > clean_row[1]
     assert noise[1] > 0.95
     assert shifted[1] < clean_row[1] - 0.1
+
+
+def test_density_coverage_and_kernel_distance_of_spoilt_digits(digits):
+    real, train, features = digits
+    clean = train[:1000]
+    noise = torch.from_numpy(np.random.default_rng(10).normal(0.5, 0.3, clean.shape)).float()
+    copies = clean[:100].repeat(10, 1, 1, 1)
+    of_real = features(real)
+    (good, _), (bad, far), (same, _) = (
+        (density_coverage(of_real, features(x)), kernel_distance(of_real, features(x)))
+        for x in (clean, noise, copies)
+    )
+    assert min(good) > 0.9
+    assert bad.density < 0.5
+    assert bad.coverage < 0.03
+    assert same.density > 0.9
+    assert same.coverage < 0.5
+    both = torch.cat([of_real, features(train)])
+    rng = np.random.default_rng(11)
+    draws = [rng.permutation(len(both))[:2000] for _ in range(30)]
+    values = np.array([kernel_distance(*both[draw].split(1000)) for draw in draws])
+    assert abs(values.mean()) < 4 * values.std() / 30**0.5
+    assert 5 < values.std() < 30
+    assert far > 50 * values.std()
 
 
 def test_one_wide_ball_makes_noise_precise(digits):

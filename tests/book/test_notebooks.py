@@ -35,7 +35,8 @@ PAGES = [BOOK / "index.ipynb", BOOK / "found.ipynb"]
 LAB = BOOK / "lab.ipynb"
 """A page of widgets, without a number of its own."""
 TRAINING = sorted((BOOK / "training").glob("*.ipynb"))
-SCORES = {f"{measure}_mnist_classifier" for measure in ("frechet", "precision", "recall")}
+MEASURES = ("frechet", "precision", "recall", "kid", "density", "coverage")
+SCORES = {f"{measure}_mnist_classifier" for measure in MEASURES}
 
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 each_executed = pytest.mark.parametrize("path", [*CHAPTERS, *PAGES, LAB], ids=lambda p: p.stem)

@@ -13,6 +13,7 @@ from email.message import Message
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, build, tiny_config
@@ -24,8 +25,10 @@ from torch import nn
 from asintrovae import (
     ParameterError,
     build_features,
+    density_coverage,
     evaluate,
     frechet_distance,
+    kernel_distance,
     precision_recall,
     train,
 )
@@ -620,6 +623,79 @@ def test_precision_and_recall_tell_lost_modes_from_bad_images(generator):
         precision_recall(real, real[:3])
 
 
+def test_density_and_coverage_are_those_of_the_authors_package():
+    """Numbers of prdc 0.2: compute_prdc(real, fake, nearest_k=k) with these features, and by the
+    definitions, one by one."""
+    rng = np.random.default_rng(26)
+    real, fake = rng.normal(size=(300, 16)), 0.3 + 0.8 * rng.normal(size=(200, 16))
+    given = torch.from_numpy(real), torch.from_numpy(fake)
+    for k, density, coverage in ((5, 1.838, 0.9), (3, 1.78, 239 / 300)):
+        found = density_coverage(*given, k=k)
+        assert found == pytest.approx((density, coverage), abs=1e-12)
+        radii = [sorted(np.linalg.norm(real - x, axis=1))[k] for x in real]
+        balls = list(zip(real, radii, strict=True))
+        counts = [sum(np.linalg.norm(y - x) < radius for y in fake) for x, radius in balls]
+        assert found.density == pytest.approx(sum(counts) / (k * len(fake)), abs=1e-12)
+        assert found.coverage == np.mean(np.array(counts) > 0)
+
+
+def test_density_and_coverage_beyond_one_tile(generator):
+    real, fake = torch.randn(2, 1300, 2, generator=generator)
+    found = density_coverage(real, fake)
+    distance = torch.cdist(real.double(), real.double())
+    radii = distance.sort(dim=1).values[:, 5]
+    inside = torch.cdist(real.double(), fake.double()) < radii[:, None]
+    assert found == (inside.double().sum(0).mean() / 5, inside.any(1).double().mean())
+
+
+def test_what_density_and_coverage_do_not_take():
+    features = torch.zeros(5, 3)
+    with pytest.raises(ValueError, match=r"real has 5 examples, k=5 neighbours need at least 6"):
+        density_coverage(features, features)
+    with pytest.raises(ValueError, match=r"shape \(5, 3\), fake \(5, 2\); give features of one"):
+        density_coverage(features, features[:, :2], k=3)
+    with pytest.raises(ValueError, match=r"fake has 1 examples, pairs of examples need at least 2"):
+        kernel_distance(features, features[:1])
+
+
+def test_kernel_distance_pair_by_pair_and_beyond_one_tile():
+    rng = np.random.default_rng(27)
+    real, fake = rng.normal(size=(1100, 4)), 0.2 + rng.normal(size=(30, 4))
+
+    def mean(a, b, same):
+        pairs = itertools.product(enumerate(a), enumerate(b))
+        values = [(x @ y / 4 + 1) ** 3 for (i, x), (j, y) in pairs if not (same and i == j)]
+        return math.fsum(values) / len(values)
+
+    few = real[:40]
+    expected = mean(few, few, True) + mean(fake, fake, True) - 2 * mean(few, fake, False)
+    found = kernel_distance(torch.from_numpy(few), torch.from_numpy(fake))
+    assert found == pytest.approx(expected, rel=1e-9)
+    whole = (real @ real.T / 4 + 1) ** 3
+    own = (whole.sum() - whole.trace()) / (1100 * 1099)
+    expected = own + mean(fake, fake, True) - 2 * ((real @ fake.T / 4 + 1) ** 3).mean()
+    found = kernel_distance(torch.from_numpy(real), torch.from_numpy(fake))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_kernel_distance_is_unbiased():
+    """Zero on average for samples of one distribution, whatever their number; of two Gaussians it
+    is the value that quadrature gives."""
+    rng = np.random.default_rng(28)
+    for count in (5, 50):
+        pairs = rng.normal(size=(400, 2, count, 3))
+        values = [kernel_distance(*map(torch.from_numpy, pair)) for pair in pairs]
+        assert abs(np.mean(values)) < 4 * np.std(values) / 20
+        assert min(values) < 0 < max(values)
+    # On the line, x ~ N(0, 1) and y ~ N(1, 1): the kernel is Σ_p binom(3, p) (xy)^p.
+    moments_of = np.array([1, 0, 1, 0]), np.array([1, 1, 2, 4])
+    exact = sum(math.comb(3, p) * (moments_of[0][p] - moments_of[1][p]) ** 2 for p in range(4))
+    shift = np.array([0.0, 1.0]).reshape(2, 1, 1)
+    pairs = shift + rng.normal(size=(400, 2, 40, 1))
+    values = [kernel_distance(*map(torch.from_numpy, pair)) for pair in pairs]
+    assert abs(np.mean(values) - exact) < 4 * np.std(values) / 20
+
+
 def test_scores_rank_digits_above_noise_and_bear_the_name(digits, tmp_path, generator):
     features = build_features(tiny_config(tmp_path, **DIGITS))
     train = find_images("mnist-subset")[0][:1000].float() / 255
@@ -632,11 +708,15 @@ def test_scores_rank_digits_above_noise_and_bear_the_name(digits, tmp_path, gene
     good, noisy, noise = (
         evaluate_features(real, features(images), features.name) for images in candidates
     )
-    keys = [f"{measure}_mnist_classifier" for measure in ("frechet", "precision", "recall")]
+    measures = ("frechet", "precision", "recall", "kid", "density", "coverage")
+    keys = [f"{measure}_mnist_classifier" for measure in measures]
     assert list(good) == ["feature_samples", *keys]
     assert good[keys[0]] < noisy[keys[0]] < noise[keys[0]]
     assert good[keys[2]] > noisy[keys[2]] > noise[keys[2]]
     assert good[keys[1]] > 0.7
+    assert abs(good[keys[3]]) < 0.1 * noisy[keys[3]] < 0.1 * noise[keys[3]]
+    assert good[keys[4]] > noisy[keys[4]] > noise[keys[4]]
+    assert good[keys[5]] > noisy[keys[5]] > noise[keys[5]]
 
 
 def test_scores_of_a_broken_generator_are_missing_not_good(generator):

@@ -6,8 +6,10 @@ from conftest import build, tiny_config
 
 from asintrovae import (
     build_features,
+    density_coverage,
     evaluate,
     histogram_divergences,
+    kernel_distance,
     mse,
     precision_recall,
     psnr,
@@ -185,16 +187,18 @@ def test_float64_is_made_on_the_cpu(generator):
     with pytest.raises(TypeError, match="no float64"):
         there.double()
     assert histogram_divergences(*there, (0.0, 1.0)) == histogram_divergences(*here, (0.0, 1.0))
-    assert precision_recall(*there) == precision_recall(*here)
+    for measure in (precision_recall, kernel_distance, density_coverage):
+        assert measure(*there) == measure(*here)
     assert all(torch.equal(a, b) for a, b in zip(moments(there[0]), moments(here[0]), strict=True))
     assert evaluate_features(*there, "inception") == evaluate_features(*here, "inception")
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6])
 def test_measures_that_few_images_do_not_allow_are_none_with_the_reason(generator, count):
     real, fake = torch.rand(2, count, 5, generator=generator)
     found = evaluate_features(real, fake, "inception")
     needed = {"fid": 2, "precision_inception": 4, "recall_inception": 4}
+    needed |= {"kid_inception": 2, "density_inception": 6, "coverage_inception": 6}
     assert {name for name in needed if found[name] is not None} == {
         name for name, least in needed.items() if count >= least
     }

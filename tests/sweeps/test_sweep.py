@@ -8,9 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -612,6 +613,118 @@ def test_grids_are_taken_one_after_the_other_each_with_a_run_dir_of_its_own(tmp_
         f"run_dir='{tmp_path}' would be that of 2 grids; give one grid" in capsys.readouterr().err
     )
     assert sweep.main([paths[0], str(tmp_path / "missing.yaml"), "--dry-run"]) == 2
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "soon", "nan", ""])
+def test_a_budget_that_is_no_time_is_refused_in_one_line(tmp_path, capsys, text):
+    assert sweep.main([str(grid_file(tmp_path)), "--dry-run", f"--budget={text}"]) == 2
+    needs = "must be a number of seconds above 0, such as 600, or left out"
+    assert capsys.readouterr().err == f"asintrovae-sweep: budget='{text}' {needs}\n"
+
+
+def test_points_of_all_grids_run_in_the_order_given_until_the_budget_is_over(
+    tmp_path, capsys, monkeypatch
+):
+    """On a cluster that only waits; of two grids with equal names."""
+    given = []
+
+    def wait(client, todo, gpus, bar):
+        given.extend(point.run_dir for point in todo)
+        record(points_of(paths[0])[1])
+        time.sleep(60)
+
+    @contextmanager
+    def no_cluster(todo, scheduler, workers):
+        yield None, []
+
+    monkeypatch.setattr(sweep, "run_points", wait)
+    monkeypatch.setattr(sweep, "cluster_for", no_cluster)
+    folders = [tmp_path / "b", tmp_path / "a"]
+    for folder in folders:
+        folder.mkdir()
+    paths = [grid_file(folder, axes={}) for folder in folders]
+    record(points_of(paths[0])[0])
+    start = time.monotonic()
+    assert sweep.main([*map(str, paths), "--budget", "0.5"]) == 130
+    assert time.monotonic() - start < 50
+    assert given == [tmp_path / "b/runs/1", tmp_path / "a/runs/0", tmp_path / "a/runs/1"]
+    said = "the 0.5 seconds of the budget are over: 2 of 4 runs finished, 0 saved on the way"
+    way_on = "the same command goes on where this one was"
+    assert capsys.readouterr().err.splitlines()[-1] == f"asintrovae-sweep: {said}; {way_on}"
+
+
+def test_an_ensemble_saves_when_the_budget_is_over_and_the_same_command_finishes_it(
+    tmp_path, capsys, monkeypatch
+):
+    path = grid_file(tmp_path, fixed=SMALL | {"iterations": 400, "checkpoint_every": 20}, seeds=[0])
+    waiting = points_of(path)[-1].run_dir / "checkpoint.previous.safetensors"
+
+    class OnceSaved(threading.Thread):
+        """A timer whose time is over when the last run has saved some checkpoints."""
+
+        def __init__(self, _, function):
+            super().__init__(daemon=True)
+            self.function = function
+
+        def run(self):
+            until(waiting.exists, "nothing was saved")
+            self.function()
+
+        def cancel(self):
+            pass
+
+    command = [str(path), "--ensemble", "--budget", "600", "--only", "soft"]
+    with monkeypatch.context() as context:
+        context.setattr(threading, "Timer", OnceSaved)
+        assert sweep.main(command) == 130
+    said = "the 600 seconds of the budget are over: 0 of 2 runs finished, 2 saved on the way; "
+    assert said in capsys.readouterr().err
+    assert sweep.main(command) == 0
+    assert len(read_table(tmp_path / "runs")) == 2
+
+
+GPU_DAY = {"mnist": "mnist", "cifar10": "cifar10", "flowers128": "oxford"}
+
+
+@pytest.mark.parametrize(("name", "row"), GPU_DAY.items())
+def test_a_day_of_a_gpu_is_the_published_size(name, row):
+    """The parameters of the row and of the model's file, but for TF32."""
+    points = points_of(TRAINING / "sweeps" / f"gpu_day_{name}.yaml")
+    models = [point.config.model for point in points]
+    assert models == ["soft_intro", "as_intro", "vae", "intro", "wgan_gp"]
+    own = ("run_dir", "precision", "threads")
+    for point, model in zip(points, models, strict=True):
+        files = [TRAINING / "params" / f"{file}.yaml" for file in (row, f"model/{model}")]
+        of_row, of_model = (yaml.safe_load(file.read_text()) for file in files)
+        given = of_row | of_model
+        expected = RunConfig(**given).model_dump(exclude=set(own))
+        assert point.config.model_dump(exclude=set(own)) == expected
+        assert point.config.precision == "tf32"
+        assert not point.run_dir.resolve().is_relative_to(ROOT / "data")
+
+
+def test_a_run_of_a_gpu_day_stops_saves_and_is_finished_by_the_same_command(tmp_path):
+    """On the CPU and tiny; a budget within which nothing begins is doubled."""
+    given = {"dataset": "mnist-subset", "widths": "[2, 2]", "latent_dim": 2, "batch_size": 4}
+    given |= {"iterations": 1500, "evaluation_samples": 4, "device": "cpu"}
+    options = [text for pair in given.items() for text in ("-p", *map(str, pair))]
+    options += ["--only", "soft_intro", "--run-dir", str(tmp_path)]
+    budget, stops = 10, []
+    while True:
+        path = TRAINING / "sweeps" / "gpu_day_mnist.yaml"
+        with start(path, "1", *options, "--budget", str(budget)) as process:
+            _, error = process.communicate(timeout=600)
+        if process.returncode == 0:
+            break
+        assert process.returncode == 130, error
+        stops.append(error.strip().splitlines()[-1])
+        budget *= 1 if "1 saved" in stops[-1] else 2
+    way_on = "the same command goes on where this one was"
+    said = "seconds of the budget are over: 0 of 1 runs finished, 1 saved on the way"
+    assert any(stop.endswith(f"{said}; {way_on}") for stop in stops), stops
+    run = load_run(tmp_path / "soft_intro" / "0")
+    assert (run.record["status"], run.config.iterations) == ("finished", 1500)
+    assert events(tmp_path / "soft_intro" / "0")[-3:] == ["interrupted", "started", "ended"]
 
 
 def test_the_table_has_a_row_for_every_finished_or_diverged_point(tmp_path, capsys):

@@ -23,9 +23,11 @@ from asintrovae import (
     SoftIntroVAE,
     annealing_weight,
     as_distance,
+    density_coverage,
     expected_likelihood_kernel,
     frechet_distance,
     histogram_divergences,
+    kernel_distance,
     kl_to_standard_normal,
     precision_recall,
     psnr,
@@ -374,6 +376,43 @@ def test_precision_and_recall_by_a_tree(k):
     found = precision_recall(torch.from_numpy(real), torch.from_numpy(fake), k)
     assert found == (share(fake, real), share(real, fake))
     assert 0.1 < found.precision < found.recall < 0.98
+
+
+@equation("eq-measure-kid")
+def test_kernel_distance_by_moments():
+    """The kernel is Σ_p binom(3, p) (x·y/F)^p, and a mean of (x·y)^p a product of two moments."""
+    rng = np.random.default_rng(6)
+    real, fake = rng.normal(size=(50, 4)), 0.4 + 1.3 * rng.normal(size=(35, 4))
+
+    def powers(x, p):
+        found = np.ones((len(x), 1))
+        for _ in range(p):
+            found = (found[:, :, None] * x[:, None, :]).reshape(len(x), -1)
+        return found
+
+    def own(x):
+        return (x.sum(0) @ x.sum(0) - (x**2).sum()) / (len(x) * (len(x) - 1))
+
+    expected = 0.0
+    for p in range(4):
+        a, b = powers(real, p), powers(fake, p)
+        expected += math.comb(3, p) / 4**p * (own(a) + own(b) - 2 * a.mean(0) @ b.mean(0))
+    found = kernel_distance(torch.from_numpy(real), torch.from_numpy(fake))
+    assert math.isclose(found, expected, rel_tol=1e-10)
+
+
+@equation("eq-measure-coverage")
+@pytest.mark.parametrize("k", [1, 5])
+def test_density_and_coverage_by_a_tree(k):
+    """Radii and balls from k-d trees; unequal counts."""
+    rng = np.random.default_rng(7)
+    real, fake = rng.normal(size=(150, 4)), 0.4 + 0.9 * rng.normal(size=(110, 4))
+    radii = spatial.KDTree(real).query(real, k + 1)[0][:, k]
+    hits = [len(ball) for ball in spatial.KDTree(fake).query_ball_point(real, radii)]
+    found = density_coverage(torch.from_numpy(real), torch.from_numpy(fake), k)
+    assert math.isclose(found.density, sum(hits) / (k * 110), rel_tol=1e-12)
+    assert found.coverage == np.mean([count > 0 for count in hits])
+    assert 0.3 < found.coverage < 0.98
 
 
 @equation("eq-measure-psnr")
