@@ -457,3 +457,22 @@ def test_at_the_end_the_push_is_a_few_hundredths_of_the_pull():
         for run in recorded(model).values():
             assert 0.03 < loudness(run)[-11:].mean() < 0.08
             assert 13 < curve(run, "encoder.kl_g")[-11:].mean() < 15
+
+
+def test_two_networks_order_the_models_of_ten_epochs_differently():
+    """The numbers of the text: FID and classifier distance, precision and sharpness."""
+    scored = json.loads((embedded("fid") / "ten_epochs.json").read_text())["models"]
+    runs = load_records(embedded("runs/mnist_ten_epochs"))
+    assert set(runs) <= set(scored)
+    fid = {name: round(scored[f"{name}/0"]["fid"]) for name in ("soft_intro", "as_intro", "vae")}
+    assert fid == {"soft_intro": 37, "as_intro": 43, "vae": 45}
+    assert round(scored["vae-kl0.1/0"]["fid"]) == 41
+    classifier = {
+        name: round(run["metrics"]["frechet_mnist_classifier"]) for name, run in runs.items()
+    }
+    assert classifier == {"vae/0": 101, "vae-kl0.1/0": 147, "as_intro/0": 187, "soft_intro/0": 251}
+    less = runs["vae-kl0.1/0"]["metrics"]
+    assert less["psnr"] > 21.0
+    assert less["ssim"] > 0.898
+    assert less["mse"] < 0.009
+    assert less["precision_mnist_classifier"] < 0.61
