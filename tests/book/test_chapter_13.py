@@ -467,6 +467,9 @@ def test_two_networks_order_the_models_of_ten_epochs_differently():
     fid = {name: round(scored[f"{name}/0"]["fid"]) for name in ("soft_intro", "as_intro", "vae")}
     assert fid == {"soft_intro": 37, "as_intro": 43, "vae": 45}
     assert round(scored["vae-kl0.1/0"]["fid"]) == 41
+    assert round(scored["intro/0"]["fid"]) == 33  # three epochs
+    recall = [round(scored[f"{name}/0"]["recall"], 2) for name in ("intro", "soft_intro", "vae")]
+    assert recall == [0.50, 0.40, 0.21]
     classifier = {
         name: round(run["metrics"]["frechet_mnist_classifier"]) for name, run in runs.items()
     }
