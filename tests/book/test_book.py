@@ -121,7 +121,7 @@ def browser_page(built_book):
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(QuietHandler, directory=built_book)
     )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     base, wrong = f"http://127.0.0.1:{server.server_port}/", []
     own = (base, built_book.as_uri(), "data:", "blob:")
     flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
