@@ -121,7 +121,7 @@ def browser_page(built_book):
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(QuietHandler, directory=built_book)
     )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     base, wrong = f"http://127.0.0.1:{server.server_port}/", []
     own = (base, built_book.as_uri(), "data:", "blob:")
     flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
@@ -163,6 +163,29 @@ UNFOLD = """() => {
   for (const token of document.querySelectorAll("div.highlight pre span")) {
     if (seen.has(token.className)) token.replaceWith(...token.childNodes);
     seen.add(token.className);
+  }
+}"""
+
+# The contrast of every element would take seconds: three of each look are enough in each part of a
+# page; a look is font, colour and all that is painted or faded behind. The paths of formulas, which
+# axe would walk, are taken out; their size stays.
+LOOKS = """() => {
+  for (const drawn of document.querySelectorAll("mjx-container > svg")) drawn.replaceChildren();
+  const behind = new Map(), seen = new Map(), parts = [null];
+  for (const node of document.querySelectorAll("body, body *:not(mjx-container *)")) {
+    const style = getComputedStyle(node);
+    const painted = [style.backgroundColor, style.backgroundImage, style.opacity, style.filter];
+    const nothing = painted.join() === "rgba(0, 0, 0, 0),none,1,none";
+    behind.set(node, (behind.get(node.parentElement) ?? "") + (nothing ? "" : painted.join()));
+    const says = [...node.childNodes].some(child => child.nodeType === 3 && child.data.trim()[1]);
+    const box = node.getBoundingClientRect();
+    const shown = says && node.checkVisibility({ visibilityProperty: true }) && box.width > 1;
+    const font = [style.color, style.fontSize, style.fontWeight, style.textShadow];
+    const part = node.closest("header, nav, aside, article, footer, dialog, [class*=sidebar]");
+    if (!parts.includes(part)) parts.push(part);
+    const look = [...font, parts.indexOf(part), behind.get(node)].join("|");
+    if (shown) seen.set(look, 1 + (seen.get(look) ?? 0));
+    node.toggleAttribute("data-look", shown && seen.get(look) <= 3);
   }
 }"""
 
@@ -214,12 +237,22 @@ def set_theme(page, theme):
     page.evaluate("Promise.all(document.getAnimations().map(fading => fading.finished))")
 
 
+AXE = """options => {
+  const contrast = { id: "color-contrast", selector: "[data-look]" };
+  axe.configure({ rules: [contrast] });
+  return axe.run({ exclude: [["mjx-container"]] }, options);
+}"""
+
+
 def violations(page, **options):
     """What axe-core finds, formulas aside, but for what it calls minor."""
     from axe_playwright_python.sync_playwright import Axe
 
+    if page.evaluate("typeof axe") == "undefined":
+        page.evaluate(Axe().axe_script)
+    page.evaluate(LOOKS)
     options = {"resultTypes": ["violations"], "preload": False, **options}
-    found = Axe().run(page, {"exclude": [["mjx-container"]]}, options).response["violations"]
+    found = page.evaluate(AXE, options)["violations"]
     nodes = [(rule, node) for rule in found if rule["impact"] != "minor" for node in rule["nodes"]]
     return [f"{rule['id']}: {node['html'][:120]} {node['failureSummary']}" for rule, node in nodes]
 

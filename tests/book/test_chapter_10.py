@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, build, tiny_config
+from here import papermill_here
 from test_equations import distance, of, two_posteriors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -140,7 +141,7 @@ def test_your_own_images_in_tiny_form(tmp_path):
     )
     block = block.replace("data_dir my-images", f"data_dir {tmp_path}/images")
     tiny = TINY | {"resolution": 16}
-    bash(block.replace("  -p data_dir", f"  -y '{json.dumps(tiny)}' -p data_dir"))
+    papermill_here(block.replace("  -p data_dir", f"  -y '{json.dumps(tiny)}' -p data_dir"))
     record = load_run(tmp_path / "run").record
     assert (record["status"], record["skipped_images"]) == ("finished", 1)
     assert record["config"]["mirror"]

@@ -7,11 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
-import warnings
 from importlib.metadata import requires
 
 import jupytext
-import matplotlib.pyplot as plt
 import nbformat
 import papermill
 import pytest
@@ -19,7 +17,7 @@ import torch
 import yaml
 from book_tools import tool
 from conftest import ROOT, TINY
-from IPython.core.inputtransformer2 import TransformerManager
+from here import code_cells, execute_here
 from own_sockets import own_sockets
 from PIL import Image
 
@@ -60,26 +58,6 @@ def nbval(path, cwd=BOOK, **environment):
     env = {**os.environ, **own, **environment}
     command = [sys.executable, *NBVAL, str(path)]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
-
-
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def execute_here(path, parameters):
-    """Execute the code of a notebook in this process: what papermill does, without a kernel."""
-    notebook = papermill.parameterize.parameterize_notebook(
-        papermill.iorw.load_notebook_node(str(path)), parameters
-    )
-    namespace, python = {}, TransformerManager()
-    with (
-        torch.random.fork_rng(),
-        plt.rc_context({"backend": "agg"}),
-        warnings.catch_warnings(action="ignore"),
-    ):
-        for cell in code_cells(notebook):
-            exec(python.transform_cell(cell.source), namespace)
-        plt.close("all")
 
 
 def compared(notebook):

@@ -4,18 +4,21 @@ parameter files."""
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import ROOT
+from here import papermill_here
 from PIL import Image
 from test_chapter_10 import bash
 
 from asintrovae import RunConfig, load_run
 from asintrovae.data.image_files import read_row
 
+pytestmark = pytest.mark.xdist_group("own_images")  # one worker runs the command once
 TEXT = (ROOT / "book" / "own_images.md").read_text()
 PARAMS = ROOT / "book" / "training" / "params"
 COMMANDS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
@@ -36,21 +39,33 @@ def in_tiny_form(command, folder):
     return command.replace(" \\\n  -p data_dir", f" \\\n  -y '{json.dumps(tiny)}' -p data_dir")
 
 
-@pytest.fixture
-def pictures(tmp_path, generator):
-    """Twenty pictures in a folder, not square."""
-    (tmp_path / "my-images").mkdir()
+def pictures_in(folder):
+    """Twenty pictures below a folder, not square; the folder."""
+    (folder / "my-images").mkdir()
+    generator = torch.Generator().manual_seed(20220723)
     for i in range(20):
         pixels = torch.randint(256, (70, 90, 3), dtype=torch.uint8, generator=generator)
-        Image.fromarray(pixels.numpy()).save(tmp_path / "my-images" / f"{i:02d}.jpg")
-    return tmp_path
+        Image.fromarray(pixels.numpy()).save(folder / "my-images" / f"{i:02d}.jpg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """Folder in which the first command has run, by a shell and with a kernel."""
+    folder = pictures_in(tmp_path_factory.mktemp("first"))
+    bash(in_tiny_form(COMMANDS[0], folder))
+    return folder
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda text: re.search(r"own-\d+", text)[0])
-def test_commands_train(command, pictures):
-    bash(in_tiny_form(command, pictures))
+def test_commands_train(command, first, tmp_path):
+    """The first one as a reader gives it, the others in this process."""
+    folder = first
+    if command != COMMANDS[0]:
+        folder = pictures_in(tmp_path)
+        papermill_here(in_tiny_form(command, folder))
     (name,) = re.findall(r"-p run_dir runs/(\S+)", command)
-    run = load_run(pictures / name)
+    run = load_run(folder / name)
     assert run.record["status"] == "finished"
     assert (run.config.model, run.config.dataset) == ("soft_intro", "folder")
     given = preset(re.search(r"own-\d+\.yaml", command)[0])
@@ -58,15 +73,14 @@ def test_commands_train(command, pictures):
     assert run.config.devices == (2 if "devices" in command else 1)
     assert {"encoder.rec", "encoder.kl", "encoder.kl_g"} <= run.history[-1].keys()
     assert "active_units" in run.record["metrics"]
-    progress = {path.stem for path in (pictures / name / "progress").iterdir()}
+    progress = {path.stem for path in (folder / name / "progress").iterdir()}
     assert progress == {"0000000", "0000002", "0000004", "0000006"}
 
 
-def test_code_uses_the_run(pictures, monkeypatch, capsys):
-    bash(in_tiny_form(COMMANDS[0], pictures))
-    (pictures / "runs").mkdir()
-    (pictures / "mine").rename(pictures / "runs" / "mine")
-    monkeypatch.chdir(pictures)
+def test_code_uses_the_run(first, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my-images").symlink_to(first / "my-images")
+    shutil.copytree(first / "mine", tmp_path / "runs" / "mine")
+    monkeypatch.chdir(tmp_path)
     found = {}
     exec(CODE, found)
     assert capsys.readouterr().out.startswith("torch.Size([16, 3, 64, 64]) {")

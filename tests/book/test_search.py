@@ -31,7 +31,7 @@ def search(tmp_path_factory):
     built = build_small_book(tmp_path_factory.mktemp("search") / "book", PAGES)
     handler = functools.partial(QuietHandler, directory=built)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-gpu"]
         page = playwright.chromium.launch(executable_path=CHROMIUM, args=flags).new_page()

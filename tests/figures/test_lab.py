@@ -3,6 +3,7 @@
 What the engine computes is tested in test_lab_engine.py.
 """
 
+import contextlib
 import json
 import shutil
 
@@ -43,8 +44,8 @@ def write_page(folder, style="", **values):
     return (folder / "lab.html").as_uri()
 
 
-@pytest.fixture
-def show(browser, tmp_path):
+@contextlib.contextmanager
+def labs(browser, folder):
     """Function that opens a lab and returns its page; nothing may go wrong on it or be asked for
     from elsewhere."""
     wrong, pages = [], []
@@ -52,7 +53,7 @@ def show(browser, tmp_path):
     def open_page(
         address="", style="", width=1280, motion="no-preference", script="", ready=True, **values
     ):
-        url = write_page(tmp_path, style, **values)
+        url = write_page(folder, style, **values)
         page = browser.new_page(viewport={"width": width, "height": 900}, reduced_motion=motion)
         page.add_init_script(script)
         page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
@@ -61,7 +62,7 @@ def show(browser, tmp_path):
             "request",
             lambda r: (
                 None
-                if r.url.startswith((tmp_path.as_uri(), "blob:", "data:"))
+                if r.url.startswith((folder.as_uri(), "blob:", "data:"))
                 else wrong.append(r.url)
             ),
         )
@@ -76,6 +77,26 @@ def show(browser, tmp_path):
     for page in pages:
         page.close()
     assert wrong == []
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    with labs(browser, tmp_path) as open_page:
+        yield open_page
+
+
+@pytest.fixture(scope="module")
+def followed(browser, tmp_path_factory):
+    """A lab that follows its address from one setting to the next."""
+    with labs(browser, tmp_path_factory.mktemp("followed")) as open_page:
+        yield open_page("#lab=alpha:8")
+
+
+@pytest.fixture(scope="module")
+def chosen(browser, tmp_path_factory):
+    """A lab whose data sets are chosen one after the other."""
+    with labs(browser, tmp_path_factory.mktemp("chosen")) as open_page:
+        yield open_page(config=SHORT)
 
 
 def press(page, name):
@@ -201,8 +222,12 @@ def test_two_models_that_train_stop_together_take_a_step_and_go_on(show):
 
 
 @pytest.mark.parametrize("preset", SETTINGS["presets"])
-def test_each_preset_has_an_address_and_trains(show, preset):
-    page = show(f"#lab=preset:{preset}", config={"width": 32})
+def test_each_preset_has_an_address_and_trains(followed, preset):
+    page, address = followed, f"#lab=preset:{preset}"
+    page.evaluate("address => { location.hash = address }", address)
+    page.wait_for_function(f"{LAB}.address().endsWith('{address}')")
+    press(page, "restart")  # else a preset that changes weights alone goes on
+    page.wait_for_function(f"!{LAB}.sides[0].waiting && {FIRST}.i === 0", timeout=60_000)
     assert page.locator("select[name=preset]").input_value() == preset
     press(page, "play")
     page.wait_for_function(f"{FIRST}.i >= 4", timeout=60_000)
@@ -211,12 +236,13 @@ def test_each_preset_has_an_address_and_trains(show, preset):
 
 
 @pytest.mark.parametrize("dataset", ["25gaussians", "checkerboard", "2spirals", "rings", "drawn"])
-def test_each_data_set_is_drawn_and_trained_on(show, dataset):
-    page = show(config=SHORT)
+def test_each_data_set_is_drawn_and_trained_on(chosen, dataset):
+    page = chosen
     page.locator("select[name=dataset]").select_option(dataset)
     page.wait_for_function(f"!{LAB}.sides[0].waiting && {FIRST}.i === 0")
     press(page, "play")
     page.wait_for_function(f"{FIRST}.i >= 4")
+    press(page, "play")
     assert f"dataset:{dataset}" in page.evaluate(f"{LAB}.address()")
 
 

@@ -370,7 +370,7 @@ def server(monkeypatch):
         def serve(folder):
             handler = functools.partial(Quiet, directory=folder)
             here = running.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
-            threading.Thread(target=here.serve_forever, daemon=True).start()
+            threading.Thread(target=here.serve_forever, args=(0.01,), daemon=True).start()
             running.callback(here.shutdown)
             return f"http://127.0.0.1:{here.server_port}"
 
