@@ -45,7 +45,11 @@ BANDWIDTH = "toy_bandwidth_fresh"
 """Folder of the runs of AS-IntroVAE with a bandwidth, on seeds that chose nothing."""
 SETTINGS = {data: [f"{data}-c{k}" for k in (1, 2, 3)] for data in ("8gaussians", "checkerboard")}
 NAMES = {"8gaussians": "8 Gaussians", "checkerboard": "the checkerboard"}
-FORMS = {"as_intro": "the paper's form", "as_intro-official": "as in its code"}
+FORMS = {
+    "as_intro": "the paper's form",
+    "as_intro-real": "D of real images",
+    "as_intro-official": "as in its code",
+}
 """Forms of AS-IntroVAE with ten seeds."""
 PUBLISHED_KL = {  # S-IntroVAE and AS-IntroVAE of the toy tables, C1 to C3
     "8gaussians": ((50.2, 3.4), (136.5, 1.3), (46.2, 2.0)),

@@ -10,7 +10,7 @@ from conftest import ROOT
 from scipy import stats
 
 from asintrovae.config import with_defaults
-from asintrovae.evaluation.statistics import equivalence, ratio
+from asintrovae.evaluation.statistics import equivalence, paired_ratio, ratio
 from asintrovae.files import embedded
 from asintrovae.running.records import load_records, load_samples
 from asintrovae.sweeps.claims import EQUAL, FAILS, claims
@@ -220,7 +220,7 @@ def test_recorded_pictures_are_those_of_the_scores(laptop):
 
 
 def test_the_form_published_in_code_is_worse_and_the_papers_form_is_not_told_apart():
-    """The words under the forest plot, from ninety runs of one version."""
+    """The words under the forest plot, from 120 runs of one version."""
     records = load_records(embedded("runs/toy_official"))
     assert len({record["code"] for record in records.values()}) == 1
 
@@ -240,6 +240,21 @@ def test_the_form_published_in_code_is_worse_and_the_papers_form_is_not_told_apa
         for model, found in modes.items():
             found.append(sum(m == 8 for m in ten(c, model, "modes_found")))
     assert modes == {"soft_intro": [10, 0, 10], "as_intro-official": [4, 0, 4]}
+
+    text = " ".join((ROOT / "book" / "src" / "11_toy_results.md").read_text().split())
+    at = {
+        c: (ten(c, "as_intro-real", "protocol_kl"), ten(c, "soft_intro", "protocol_kl"))
+        for c in (1, 2, 3)
+    }
+    pooled, second, others = (
+        paired_ratio(*(sum((at[c][k] for c in settings), []) for k in (0, 1)))
+        for settings in ((1, 2, 3), (2,), (1, 3))
+    )
+    welch = ratio(*at[2])
+    assert f"the ratio is {pooled.estimate:.2f} ({pooled.low:.2f} to {pooled.high:.2f})" in text
+    assert f"a factor of {second.estimate:.2f} ({second.low:.2f} to {second.high:.2f})" in text
+    assert f"the ratio is {others.estimate:.2f} ({others.low:.2f} to {others.high:.2f})" in text
+    assert welch.low > 1
 
 
 def test_the_comparisons_of_the_chapter_on_points():
