@@ -133,9 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ParameterError as error:
         print(f"asintrovae-sweep: {error}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, SystemExit) as stop:
+    except (KeyboardInterrupt, SystemExit, TimeoutError) as stop:
         over = budget is not None and budget.over
-        if isinstance(stop, SystemExit) and not over:  # an ensemble says itself where it is
+        # An ensemble says itself where it is; Dask may not wait for workers that end slowly.
+        if not isinstance(stop, KeyboardInterrupt) and not over:
             raise
         what = spent(grids, options.budget) if over else "interrupted"
         way_on = f"{what}; the same command goes on where this one was"
