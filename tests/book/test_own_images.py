@@ -17,6 +17,8 @@ from test_chapter_10 import bash
 
 from asintrovae import RunConfig, load_run
 from asintrovae.data.image_files import read_row
+from asintrovae.evaluation.measures import steepest_edge
+from asintrovae.files import embedded
 
 pytestmark = pytest.mark.xdist_group("own_images")  # one worker runs the command once
 TEXT = (ROOT / "book" / "own_images.md").read_text()
@@ -133,3 +135,26 @@ def test_weights_by_resolution_are_those_of_the_files():
         given = preset(name)
         row = re.search(rf"^\| {given['resolution']} \| (\d+) \| ([\d.]+) \|", TEXT, re.MULTILINE)
         assert [float(cell) for cell in row.groups()] == [given["beta_neg"], given["beta_kl"]]
+
+
+@pytest.mark.parametrize("model", ["vae", "soft_intro"])
+def test_the_recorded_runs_are_those_of_the_first_preset(model):
+    run = load_run(embedded("runs/own_images") / model)
+    given = preset("own-100.yaml") | preset(f"model/{model}.yaml")
+    config = run.record["config"]
+    assert {name: config[name] for name in given} == given
+    assert "-p precision bf16-mixed -p channels_last true -p threads 1" in TEXT
+    assert (config["precision"], config["channels_last"], config["threads"]) == ("bf16-mixed", 1, 1)
+    assert run.record["status"] == "finished"
+
+
+def test_what_the_page_says_of_the_recorded_runs():
+    text, folder = " ".join(TEXT.split()), embedded("runs/own_images")
+    vae, soft = (load_run(folder / name).record["metrics"] for name in ("vae", "soft_intro"))
+    assert f"{soft['psnr']:.1f} and {vae['psnr']:.1f} dB" in text
+    assert f"spends {soft['kl']:.0f} nats a picture" in text
+    assert f"and the VAE {vae['kl']:.0f}." in text
+    pictures = ("soft_intro/pictures/generated", "vae/pictures/generated", "vae/pictures/real")
+    edges = [steepest_edge(read_row(folder / f"{name}.png")).median() for name in pictures]
+    assert "is {:.2f} for S-IntroVAE and {:.2f} for the VAE".format(*edges[:2]) in text
+    assert f"the photographs have {edges[2]:.2f}" in text
