@@ -151,7 +151,7 @@ def test_the_recorded_runs_are_those_of_the_first_preset(model):
 def test_what_the_page_says_of_the_recorded_runs():
     text, folder = " ".join(TEXT.split()), embedded("runs/own_images")
     vae, soft = (load_run(folder / name).record["metrics"] for name in ("vae", "soft_intro"))
-    assert f"{soft['psnr']:.1f} and {vae['psnr']:.1f} dB" in text
+    assert f"{soft['psnr']:.1f} dB for S-IntroVAE and {vae['psnr']:.1f} dB for the VAE" in text
     assert f"spends {soft['kl']:.0f} nats a picture" in text
     assert f"and the VAE {vae['kl']:.0f}." in text
     pictures = ("soft_intro/pictures/generated", "vae/pictures/generated", "vae/pictures/real")
