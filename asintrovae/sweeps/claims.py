@@ -417,7 +417,7 @@ def of_images(records: Records, folder: Path) -> list[Claim]:
             of_seeds(
                 records,
                 f"{key}-{model}-vae",
-                f"{words} has the lower {measure} than a VAE on {where}",
+                f"{words} has a lower {measure} than a VAE on {where}",
                 (study, model, "vae"),
                 score,
                 f"ratio of {measure}, {words.removesuffix('-IntroVAE')} / VAE",
