@@ -234,6 +234,7 @@ def forest(
     colors: Sequence[str] | None = None,
     margins: Sequence[tuple[float, float]] | None = None,
     marks: Sequence[float] | None = None,
+    counts: Sequence[int] | None = None,
 ) -> Figure:
     """Return a forest plot: estimates with their intervals, and the value of no difference.
 
@@ -246,6 +247,7 @@ def forest(
         colors: of the rows; None: all black.
         margins: of each row, effects that are too small to be of interest, a grey bar.
         marks: of each row, a value to set beside the estimate, a cross; NaN draws none.
+        counts: of each row, the number of runs behind it, which makes its square larger.
 
     Raises:
         ValueError: without rows, for an estimate outside its interval, and for values that a
@@ -276,7 +278,8 @@ def forest(
     for height, (_, estimate, low, high) in enumerate(rows):
         color = "black" if colors is None else colors[height]
         ax.plot([low, high], [height, height], color=color, lw=1.5, solid_capstyle="butt")
-        ax.plot(estimate, height, "s", color=color, ms=5)
+        size = 5.0 if counts is None else 2.4 * counts[height] ** 0.25
+        ax.plot(estimate, height, "s", color=color, ms=size)
         if margins is not None:
             (bar,) = ax.plot(margins[height], [height, height], color="0.88", lw=9, zorder=0)
             bar.set_solid_capstyle("butt")

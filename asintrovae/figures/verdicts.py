@@ -44,9 +44,12 @@ class LinkedTable:
 
 def said(claim: Claim) -> str:
     """Return the verdict in words, with what the interval says of the published effect."""
+    words = claim.verdict
+    if words == UNDECIDED and claim.settings_disagree:
+        words = f"{UNDECIDED}: the settings disagree"
     if claim.verdict == HOLDS or not claim.excludes_published:
-        return claim.verdict
-    return f"{claim.verdict}; the published {claim.published:.2g} is excluded"
+        return words
+    return f"{words}; the published {claim.published:.2g} is excluded"
 
 
 def claims_table(claims: Sequence[Claim], details: bool = False) -> LinkedTable:
@@ -54,8 +57,8 @@ def claims_table(claims: Sequence[Claim], details: bool = False) -> LinkedTable:
 
     Args:
         claims: from `asintrovae.sweeps.claims.claims`.
-        details: show the published effect, too, and how many runs it was computed from, with those
-            left out.
+        details: show the published effect, too, the p-values, and how many runs the effect was
+            computed from, with those left out.
 
     Returns:
         The table, whose claims are links to their chapters.
@@ -73,10 +76,19 @@ def claims_table(claims: Sequence[Claim], details: bool = False) -> LinkedTable:
         }
         if details:
             row["published"] = "–" if math.isnan(claim.published) else f"{claim.published:.2g}"
+            row["p"] = p_text(effect.p_value)
+            row["p, corrected"] = p_text(claim.corrected)
             left_out = f" ({claim.left_out} left out)" if claim.left_out else ""
             row["runs"] = f"{len(claim.runs)}{left_out}"
         rows.append(row)
     return LinkedTable(Table(rows), {claim.text: f"{claim.chapter}.html" for claim in claims})
+
+
+def p_text(p_value: float) -> str:
+    """Return a p-value with two digits, or a dash where there is none."""
+    if math.isnan(p_value):
+        return "–"
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.2g}"
 
 
 def forest_figure(claims: Sequence[Claim], label: str) -> Figure:
@@ -91,7 +103,7 @@ def forest_figure(claims: Sequence[Claim], label: str) -> Figure:
         effect = claim.effect
         one = math.isnan(effect.low)  # one run of each kind
         ends = (effect.estimate,) * 2 if one else (effect.low, effect.high)
-        words = textwrap.fill(f"{claim.text}: {claim.verdict}", 42)
+        words = textwrap.fill(f"{claim.text}: {claim.verdict}", 46)
         rows.append((words, effect.estimate, *ends))
     ratios = all(claim.null == 1 for claim in claims)
     return forest(
@@ -102,4 +114,5 @@ def forest_figure(claims: Sequence[Claim], label: str) -> Figure:
         colors=[VERDICT_COLORS[claim.verdict] for claim in claims],
         margins=[claim.margin for claim in claims],
         marks=[claim.published for claim in claims],
+        counts=[len(claim.runs) for claim in claims],
     )

@@ -447,8 +447,10 @@ def roofline(book: Path, part: str) -> str:
         return cards_table(record["cards"])
     rows = sorted(record["rows"], key=lambda row: float(row["cards"]["T4"]["32-true"]["hours"][0]))
     if part == "own":
-        own = [row for row in rows if row["params"].startswith("own-")]
-        return hours_table(record["cards"], alike(own))
+        own = alike([row for row in rows if row["params"].startswith("own-")])
+        kinds = {"In float32:": "32-true", "Layers in bfloat16, where the card has it:": "bf16-mixed"}
+        tables = [(title, hours_table(record["cards"], own, kind)) for title, kind in kinds.items()]
+        return "\n\n".join(part for pair in tables for part in pair)
     if part == "models":
         several = next(row["params"] for row in rows if row["model"] != "soft_intro")
         models = [(f"`{row['model']}`", row) for row in rows if row["params"] == several]

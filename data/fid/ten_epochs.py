@@ -36,7 +36,7 @@ def main(weights: str, runs: str | Path) -> None:
     real = real_features(network, digits, "mnist", "test").double()
     found = json.loads(FILE.read_text()) if FILE.exists() else {}
     found |= {"command": "python data/fid/ten_epochs.py WEIGHTS", "count": COUNT, "seed": SEED}
-    found |= {"fid_precision": "bf16-mixed", "versions": versions()}
+    found |= {"weights": network.weights, "fid_precision": "bf16-mixed", "versions": versions()}
     models = found.setdefault("models", {})
     for record in sorted(Path(runs).glob("*/*/record.json")):
         name = "/".join(record.parts[-3:-1])

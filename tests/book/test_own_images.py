@@ -94,6 +94,9 @@ def test_code_uses_the_run(first, tmp_path, monkeypatch, capsys):
     assert torch.allclose(
         path[[0, -1]], found["x_r"].clamp(0, 1), atol=0.01
     )  # it ends at both images
+    near, train = read_row(Path("samples/nearest.png")), found["train"]
+    apart = (found["images"][:, None] - train).pow(2).sum((2, 3, 4))
+    assert torch.allclose(near, train[apart.argmin(1)], atol=0.01)
 
 
 def test_the_table_of_presets_is_that_of_the_files():
