@@ -240,9 +240,10 @@ def of_pairs(
     text: str,
     pairs: Sequence[tuple[str, ...]],
     measure: str = "ratio of protocol KL, AS / S",
-    score: Score = partial(excess_kl, 0.0),
+    score: Score | None = None,
 ) -> Claim:
-    """Return the claim that the first run of a pair has the lower score, as a ratio."""
+    """Return the claim that the first run of a pair has the lower score (None: protocol KL)."""
+    score = score or partial(excess_kl, 0.0)
     same = [pair for pair in pairs if one_version(records, pair)]
     a, b = ([score(records[pair[k]]) for pair in same] for k in (0, 1))
     settings: dict[str, list[int]] = {}  # places of the runs of each
