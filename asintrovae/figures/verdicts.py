@@ -103,7 +103,8 @@ def forest_figure(claims: Sequence[Claim], label: str) -> Figure:
         effect = claim.effect
         one = math.isnan(effect.low)  # one run of each kind
         ends = (effect.estimate,) * 2 if one else (effect.low, effect.high)
-        words = textwrap.fill(f"{claim.text}: {claim.verdict}", 46)
+        short = claim.text.replace(" is better than ", " / ").replace("-IntroVAE", "")
+        words = textwrap.fill(f"{short}: {claim.verdict}", 46)
         rows.append((words, effect.estimate, *ends))
     ratios = all(claim.null == 1 for claim in claims)
     return forest(

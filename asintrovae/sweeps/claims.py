@@ -53,8 +53,8 @@ BANDWIDTH = "toy_bandwidth_fresh"
 SETTINGS = {data: [f"{data}-c{k}" for k in (1, 2, 3)] for data in ("8gaussians", "checkerboard")}
 NAMES = {"8gaussians": "8 Gaussians", "checkerboard": "the checkerboard"}
 FORMS = {
-    "as_intro": "the paper's form",
-    "as_intro-real": "D of real images",
+    "as_intro": "Eq. 7",
+    "as_intro-real": "Eq. 7, D of real images",
     "as_intro-official": "as in its code",
 }
 """Forms of AS-IntroVAE with ten seeds."""
