@@ -6,11 +6,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import build, tiny_config
+from conftest import ROOT, build, tiny_config
 from scipy import optimize
 from torch.utils.flop_counter import FlopCounterMode
 
-from asintrovae import VAE, RunConfig, SoftIntroVAE, as_distance, build_data, build_model
+from asintrovae import (
+    VAE,
+    RunConfig,
+    SoftIntroVAE,
+    as_distance,
+    build_data,
+    build_model,
+    load_run,
+)
 from asintrovae.randomness import generator_for
 from asintrovae.running.loop import Loop
 from asintrovae.theory.batchnorm import evaluating
@@ -231,3 +239,18 @@ def test_an_average_still_holds_the_start(tmp_path):
     for _ in range(1000):
         average(kept, weights, None)
     assert abs(kept[0] - 0.368) < 1e-3
+
+
+def test_a_deep_vae_goes_below_the_best_linear_one_at_nearly_equal_nats(spectrum):
+    """What the chapter says of the two recorded runs, and of the linear VAE beside them."""
+    text = " ".join((ROOT / "book" / "src" / "09_points_to_images.md").read_text().split())
+    runs = ROOT / "data" / "runs" / "mnist_ten_epochs"
+    plain, sharp = (load_run(runs / name / "0").record["metrics"] for name in ("vae", "vae-kl0.1"))
+    words = f"an MSE of {plain['mse']:.3f}, or {plain['psnr']:.1f} dB, at {plain['kl']:.1f} nats"
+    assert words in text
+    words = f"it has {sharp['mse']:.4f}, or {sharp['psnr']:.1f} dB, at {sharp['kl']:.1f} nats"
+    assert words in text
+    nats = 0.5 * np.log(np.maximum(spectrum / 0.5, 1)).sum()
+    linear = np.minimum(spectrum, 0.25 / spectrum.clip(1e-12)).sum() / 784
+    assert plain["kl"] < nats + 3
+    assert plain["mse"] < linear / 2

@@ -493,3 +493,50 @@ def test_the_tempered_kernel_tells_dependence_from_independence_in_64_dimensions
 
     assert deviations("tempered") > 25
     assert abs(deviations("mean")) < 3
+
+
+@pytest.mark.parametrize("estimator", ["v", "u"])
+@pytest.mark.parametrize(("kernel", "power"), [("mean", 1), ("product", 3)])
+def test_clouds_that_shrink_as_a_whole_raise_the_distance_without_bound(
+    generator, kernel, power, estimator
+):
+    """Means times t and variances times t² multiply D by t^-n, or by 1/t for the mean kernel."""
+    mu_r, var_r, mu_g, var_g = clouds(generator)
+    before = as_distance(mu_r, var_r, mu_g, var_g, kernel, estimator)
+    t = 0.25
+    after = as_distance(t * mu_r, t**2 * var_r, t * mu_g, t**2 * var_g, kernel, estimator)
+    torch.testing.assert_close(after, before / t**power)
+
+
+def test_two_forces_act_on_the_mean_of_a_generated_posterior(generator):
+    """Repulsion by generated posteriors, which adds up to zero, and attraction by real ones."""
+    mu_r, var_r, mu_g, var_g = clouds(generator, 5, 5, 3)
+    mu_g.requires_grad_()
+    (slope,) = torch.autograd.grad(as_distance(mu_r, var_r, mu_g, var_g, "product"), mu_g)
+
+    def force(mu, var, sign):
+        """(2/B²) Σ_j k(g_i, y_j) (μ_i - μ_j) / (λ_i + λ_j), with a sign: (B, n)."""
+        apart, width = mu_g[:, None] - mu[None], var_g[:, None] + var[None]
+        k = expected_likelihood_kernel(mu_g, var_g, mu, var)
+        return sign * 2 / 25 * (k[..., None] * apart / width).sum(1)
+
+    repulsion, attraction = force(mu_g, var_g, 1), force(mu_r, var_r, -1)
+    torch.testing.assert_close(repulsion + attraction, -slope)
+    assert repulsion.sum(0).abs().max() < 1e-12 < attraction.sum(0).abs().max()
+
+
+@pytest.mark.parametrize("shift", [0.05, 0.5, 2.0, 6.0])
+@pytest.mark.parametrize("var", [0.02, 0.3, 1.0])
+def test_the_distance_of_two_kinds_of_fake_is_bounded_by_the_mismatch_of_their_codes(shift, var):
+    """D <= 2 k_max KL(Q || p), exactly: codes of data N(shift, 1), codes of the prior N(0, 1), a
+    decoder that changes nothing, and an encoder with posteriors N(x, var)."""
+    width = 2 * (1 + var)  # of the difference of a draw of either aggregate
+    distance = (1 - math.exp(-(shift**2) / (2 * width))) * 2 / math.sqrt(2 * math.pi * width)
+    k_max = 1 / math.sqrt(4 * math.pi * var)
+    assert distance <= 2 * k_max * shift**2 / 2
+    z = torch.linspace(-8, 14, 1601, dtype=torch.float64)[:, None]
+    of_data, of_prior = (torch.exp(-((z[:, 0] - at) ** 2) / 2) for at in (shift, 0.0))
+    signed = of_data / of_data.sum() - of_prior / of_prior.sum()
+    width = torch.full_like(z, var)
+    by_sum = signed @ expected_likelihood_kernel(z, width, z, width) @ signed
+    assert by_sum.item() == pytest.approx(distance, rel=1e-3)
