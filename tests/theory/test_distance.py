@@ -528,12 +528,12 @@ def test_two_forces_act_on_the_mean_of_a_generated_posterior(generator):
 @pytest.mark.parametrize("shift", [0.05, 0.5, 2.0, 6.0])
 @pytest.mark.parametrize("var", [0.02, 0.3, 1.0])
 def test_the_distance_of_two_kinds_of_fake_is_bounded_by_the_mismatch_of_their_codes(shift, var):
-    """D <= 2 k_max KL(Q || p), exactly: codes of data N(shift, 1), codes of the prior N(0, 1), a
+    """D <= k_max KL(Q || p), exactly: codes of data N(shift, 1), codes of the prior N(0, 1), a
     decoder that changes nothing, and an encoder with posteriors N(x, var)."""
     width = 2 * (1 + var)  # of the difference of a draw of either aggregate
     distance = (1 - math.exp(-(shift**2) / (2 * width))) * 2 / math.sqrt(2 * math.pi * width)
     k_max = 1 / math.sqrt(4 * math.pi * var)
-    assert distance <= 2 * k_max * shift**2 / 2
+    assert distance <= k_max * shift**2 / 2
     z = torch.linspace(-8, 14, 1601, dtype=torch.float64)[:, None]
     of_data, of_prior = (torch.exp(-((z[:, 0] - at) ** 2) / 2) for at in (shift, 0.0))
     signed = of_data / of_data.sum() - of_prior / of_prior.sum()

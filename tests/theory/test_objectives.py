@@ -322,6 +322,10 @@ def test_collapse_is_a_saddle_in_which_d_parts_real_from_generated_images():
     torch.testing.assert_close(at_one, torch.diag(torch.tensor([0.15, -0.45]).double()))
     paired = hessian_at_collapse(ASIntroVAE(0.2, 0.3, 0.9, c=0.0))  # with reconstructions
     torch.testing.assert_close(paired, torch.diag(torch.tensor([0.15, 0.0]).double()))
+    after_warm_up = hessian_at_collapse(ASIntroVAE(0.2, 0.3, 0.9, c=5 / 16))
+    assert torch.linalg.eigvalsh(after_warm_up)[0].item() == pytest.approx(-0.141, abs=1e-3)
+    apart = torch.linalg.eigvalsh(hessian_at_collapse(ASIntroVAE(**real, c=5 / 16)))
+    assert apart[0].item() == pytest.approx(-0.477, abs=1e-3)
 
 
 @pytest.mark.parametrize(("bandwidth", "weight", "c"), [(0.0, 1.0, 0.0), (1.0, 10.0, 0.5)])
