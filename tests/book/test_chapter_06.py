@@ -1,10 +1,11 @@
 """Claims of the chapter on AS-IntroVAE."""
 
+import json
 import math
 
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import ROOT, tiny_config
 
 from asintrovae import (
     ASIntroVAE,
@@ -17,6 +18,7 @@ from asintrovae import (
     load_run,
     sample,
 )
+from asintrovae.evaluation.statistics import paired_ratio
 from asintrovae.figures.widgets import load_film
 from asintrovae.files import embedded
 from asintrovae.randomness import generator_for
@@ -232,3 +234,33 @@ def test_recorded_runs_with_the_distance_score_lower_than_the_control():
     assert (kl("prior") < kl("no_distance")).sum() == 2
     assert (kl("no_distance") < kl("soft_intro")).sum() == 2
     assert abs(kl("no_distance").mean() - kl("soft_intro").mean()) < kl("no_distance").std()
+
+
+def test_what_a_warm_up_hides():
+    """The ratios and intervals in the words of the chapter are those of the recorded runs."""
+    text = " ".join((ROOT / "book" / "src" / "06_as_introvae.md").read_text().split())
+    runs = ROOT / "data" / "runs"
+
+    def of(form, study="toy_warmup"):
+        paths = (runs / study / form / str(seed) / "record.json" for seed in range(10))
+        return [json.loads(path.read_text())["metrics"] for path in paths]
+
+    def kl(*where):
+        return [metrics["protocol_kl"] for metrics in of(*where)]
+
+    warm = kl("8gaussians-c1/soft_intro", "toy_official")
+    plain, none = kl("soft_intro"), kl("annealed")
+    for words, pair in {
+        "ends {:.1f} times ({:.1f} to {:.0f}) worse": (none, plain),
+        "ends {:.1f} times ({:.1f} to {:.1f}) worse": (kl("as_intro"), plain),
+        "the ratio is {:.2f} ({:.2f} to {:.2f}).": (kl("as_intro"), none),
+        "KL is {:.2f} times ({:.2f} to {:.2f}) that": (kl("as_intro-real"), none),
+        "two is {:.2f} ({:.2f} to {:.1f})": (kl("as_intro-real"), plain),
+        "it is {:.1f} times ({:.1f} to {:.1f}) worse": (kl("as_intro-official"), warm),
+    }.items():
+        effect = paired_ratio(*pair)
+        assert words.format(effect.estimate, effect.low, effect.high) in text
+    whole = [metrics["modes_found"] == 8 for metrics in of("as_intro-real")]
+    assert sum(whole) == 9
+    modes = [metrics["modes_found"] for metrics in of("annealed")]
+    assert (min(modes), max(modes)) == (0, 4)
