@@ -247,6 +247,13 @@ def without_a_warm_up(records: Records) -> Iterator[Claim]:
             of_kl,
         ),
         (
+            "annealed",
+            f"Eq. 7 without any D) is better than S-IntroVAE, {none}",
+            "annealed",
+            plain,
+            of_kl,
+        ),
+        (
             "distance-real",
             f"Eq. 7, D of real images) is better than its control without D, {none}",
             "as_intro-real",

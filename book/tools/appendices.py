@@ -448,7 +448,7 @@ def roofline(book: Path, part: str) -> str:
     rows = sorted(record["rows"], key=lambda row: float(row["cards"]["T4"]["32-true"]["hours"][0]))
     if part == "own":
         own = alike([row for row in rows if row["params"].startswith("own-")])
-        kinds = {"In float32:": "32-true", "Layers in bfloat16, where the card has it:": "bf16-mixed"}
+        kinds = {"In float32:": "32-true", "Layers in bfloat16, if the card has it:": "bf16-mixed"}
         tables = [(title, hours_table(record["cards"], own, kind)) for title, kind in kinds.items()]
         return "\n\n".join(part for pair in tables for part in pair)
     if part == "models":
