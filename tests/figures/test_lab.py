@@ -225,7 +225,7 @@ def test_two_models_that_train_stop_together_take_a_step_and_go_on(show):
 def test_each_preset_has_an_address_and_trains(followed, preset):
     page, address = followed, f"#lab=preset:{preset}"
     page.evaluate("address => { location.hash = address }", address)
-    page.wait_for_function(f"{LAB}.address().endsWith('{address}')")
+    page.wait_for_function(f"{LAB}.address().endsWith('{address}')", timeout=60_000)
     press(page, "restart")  # else a preset that changes weights alone goes on
     page.wait_for_function(f"!{LAB}.sides[0].waiting && {FIRST}.i === 0", timeout=60_000)
     assert page.locator("select[name=preset]").input_value() == preset
