@@ -157,6 +157,12 @@ def test_what_the_page_says_of_the_recorded_runs():
     assert f"{soft['psnr']:.1f} dB for S-IntroVAE and {vae['psnr']:.1f} dB for the VAE" in text
     assert f"spends {soft['kl']:.0f} nats a picture" in text
     assert f"and the VAE {vae['kl']:.0f}." in text
+    samples, near = (
+        read_row(folder / "soft_intro" / "pictures" / f"{name}.png")
+        for name in ("generated", "nearest")
+    )
+    apart = (samples - near).square().mean((1, 2, 3)).sqrt().min()
+    assert f"is {apart:.2f} for the ten samples of S-IntroVAE" in text
     pictures = ("soft_intro/pictures/generated", "vae/pictures/generated", "vae/pictures/real")
     edges = [steepest_edge(read_row(folder / f"{name}.png")).median() for name in pictures]
     assert "is {:.2f} for S-IntroVAE and {:.2f} for the VAE".format(*edges[:2]) in text
