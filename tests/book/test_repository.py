@@ -85,6 +85,19 @@ def test_every_notebook_opens_in_colab_and_installs_from_there(path):
     assert f"%pip install -q git+{CONFIG['url']}@{repository.release()}\n" in cell.source
 
 
+def test_no_weights_that_are_here_are_missing_from_a_clone():
+    """A chapter that reads weights which git ignores works here and fails for everybody else."""
+    options = ["--others", "--ignored", "--exclude-standard"]
+    found = subprocess.run(
+        ["git", "ls-files", *options, "--", "data/runs/*.safetensors"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert not found.stdout
+
+
 def test_the_version_is_named_once():
     version = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
     assert repository.release() == f"v{version}"
