@@ -238,6 +238,9 @@ def forest(
 ) -> Figure:
     """Return a forest plot: estimates with their intervals, and the value of no difference.
 
+    Labels of up to 30 characters stand at the left of their lines. Where one is longer, all stand
+    above, and the lines have the width of the figure.
+
     Args:
         rows: (label, estimate, low, high), drawn from top to bottom; low and high are the estimate
             where there is one run of each kind.
@@ -272,10 +275,12 @@ def forest(
             math.log10(max(*(abs(end) for row in rows for end in row[2:]), 1e-9))
         )
     digits = max(digits, 0)
-    lines = max(row[0].count("\n") for row in rows) + 1
-    figure, ax = plt.subplots(figsize=(PAGE, (0.14 + 0.18 * lines) * len(rows) + 0.7))
-    ax.axvline(reference, color="#767676", lw=1, ls="--", zorder=0)
+    above = max(len(row[0]) for row in rows) > 30
+    figure, ax = plt.subplots(figsize=(PAGE, (0.5 if above else 0.32) * len(rows) + 0.7))
+    free = (0.32, 0.34) if above else (0.5, 0.5)  # of labels, above a line and below it
     for height, (_, estimate, low, high) in enumerate(rows):
+        ends = (height - free[0], height + free[1])
+        ax.vlines(reference, *ends, color="#767676", lw=1, ls="--", zorder=0)
         color = "black" if colors is None else colors[height]
         ax.plot([low, high], [height, height], color=color, lw=1.5, solid_capstyle="butt")
         size = 5.0 if counts is None else 2.4 * counts[height] ** 0.25
@@ -287,16 +292,20 @@ def forest(
             ax.plot(marks[height], height, "kx", ms=6)
         value, *ends = (number_text(part, digits) for part in (estimate, low, high))
         words = f"{value} ({ends[0]} to {ends[1]})" if low < high else f"{value}, one run each"
-        ax.annotate(words, (1.02, height), xycoords=("axes fraction", "data"), va="center", size=10)
-    ax.set(ylim=(len(rows) - 0.5, -0.5), xscale="log" if log else "linear")
+        place = {"xycoords": ("axes fraction", "data"), "va": "center", "size": 10}
+        ax.annotate(words, (1.02, height), **place)
+        if above:
+            ax.annotate(rows[height][0], (0, height - 0.48), **place)
+    ax.set(ylim=(len(rows) - 0.5, -0.8 if above else -0.5), xscale="log" if log else "linear")
     ax.set_xlabel(xlabel, size=10)
     if log:
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         low, high = ax.get_xlim()
         subs = (1, 2, 5) if high > 5 * low else (1, 1.2, 1.5, 2, 3, 5, 7)
+        subs = (1,) if high > 1000 * low else subs
         ax.xaxis.set_major_locator(LogLocator(subs=subs))
         ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_yticks(range(len(rows)), [row[0] for row in rows], size=10)
+    ax.set_yticks(range(len(rows)), ["" if above else row[0] for row in rows], size=10)
     ax.tick_params(axis="y", length=0)
     ax.tick_params(axis="x", labelsize=10)
     ax.spines["left"].set_visible(False)

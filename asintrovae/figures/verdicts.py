@@ -3,7 +3,6 @@
 import html
 import math
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
@@ -57,13 +56,14 @@ def claims_table(claims: Sequence[Claim], details: bool = False) -> LinkedTable:
 
     Args:
         claims: from `asintrovae.sweeps.claims.claims`.
-        details: show the published effect, too, the p-values, and how many runs the effect was
-            computed from, with those left out.
+        details: show the published effects, too, where there are any, the p-values, and how many
+            runs an effect was computed from, with those left out.
 
     Returns:
         The table, whose claims are links to their chapters.
     """
     rows = []
+    published = not all(math.isnan(claim.published) for claim in claims)
     for claim in claims:
         effect = claim.effect
         one = f"{effect.estimate:.3g}, one run each"
@@ -72,15 +72,16 @@ def claims_table(claims: Sequence[Claim], details: bool = False) -> LinkedTable:
             "claim": claim.text,
             "verdict": said(claim),
             "effect (95 % interval)": one if math.isnan(effect.low) else interval,
-            "effect is": claim.measure,
         }
-        if details:
+        if details and published:
             row["published"] = "–" if math.isnan(claim.published) else f"{claim.published:.2g}"
-            row["p"] = p_text(effect.p_value)
-            row["p, corrected"] = p_text(claim.corrected)
+        if details:
+            row["p (corrected)"] = p_text(effect.p_value)
+            if not math.isnan(claim.corrected):
+                row["p (corrected)"] += f" ({p_text(claim.corrected)})"
             left_out = f" ({claim.left_out} left out)" if claim.left_out else ""
             row["runs"] = f"{len(claim.runs)}{left_out}"
-        rows.append(row)
+        rows.append(row | {"effect is": claim.measure})
     return LinkedTable(Table(rows), {claim.text: f"{claim.chapter}.html" for claim in claims})
 
 
@@ -104,8 +105,7 @@ def forest_figure(claims: Sequence[Claim], label: str) -> Figure:
         one = math.isnan(effect.low)  # one run of each kind
         ends = (effect.estimate,) * 2 if one else (effect.low, effect.high)
         short = claim.text.replace(" is better than ", " / ").replace("-IntroVAE", "")
-        words = textwrap.fill(f"{short}: {claim.verdict}", 46)
-        rows.append((words, effect.estimate, *ends))
+        rows.append((f"{short}: {claim.verdict}", effect.estimate, *ends))
     ratios = all(claim.null == 1 for claim in claims)
     return forest(
         rows,

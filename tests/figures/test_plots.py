@@ -138,8 +138,9 @@ def test_a_forest_has_a_row_for_each_estimate():
     figure = forest(rows, xlabel="ratio", log=True)
     (ax,) = figure.axes
     figure.canvas.draw()
-    reference, *drawn = ax.lines
-    assert set(reference.get_xdata()) == {1.0}
+    drawn = ax.lines
+    (segments,) = (line.get_segments() for line in ax.collections[:1])
+    assert segments[0][:, 0].tolist() == [1.0, 1.0]
     assert [list(line.get_xdata()) for line in drawn[::2]] == [[0.8, 1.5], [0.5, 0.95]]
     assert [list(line.get_xdata()) for line in drawn[1::2]] == [[1.12], [0.7]]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["C1", "C2"]
@@ -147,6 +148,16 @@ def test_a_forest_has_a_row_for_each_estimate():
     assert [text.get_text() for text in ax.texts] == ["1.12 (0.80 to 1.50)", "0.70 (0.50 to 0.95)"]
     figure = forest([("C1", 3.1, -9, 15)], reference=0.0, xlabel="difference")
     assert figure.axes[0].texts[0].get_text() == "3.1 (−9.0 to 15.0)"
+
+
+def test_long_labels_of_a_forest_stand_above_their_lines():
+    long = "AS-IntroVAE, D of real images / S-IntroVAE"
+    (ax,) = forest([(long, 1.12, 0.8, 1.5), ("C2", 0.7, 0.5, 0.95)], xlabel="ratio").axes
+    assert {label.get_text() for label in ax.get_yticklabels()} == {""}
+    texts = {text.get_text(): text.xy for text in ax.texts}
+    assert texts[long] == (0, -0.48)
+    assert texts["C2"] == (0, 0.52)
+    assert texts["1.12 (0.80 to 1.50)"] == (1.02, 0)
 
 
 @pytest.mark.parametrize(

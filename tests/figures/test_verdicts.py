@@ -40,6 +40,11 @@ def test_details_name_the_runs():
     text = repr(claims_table(GIVEN, details=True))
     assert "4 (2 left out)" in text
     assert text.count("ratio") == 3
+    assert "published  " in text
+
+
+def test_a_column_of_published_effects_is_shown_where_there_are_any():
+    assert "published" not in repr(claims_table(GIVEN[1:2], details=True))
 
 
 def test_a_forest_plot_has_each_interval_where_it_belongs():
