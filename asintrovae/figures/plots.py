@@ -279,8 +279,8 @@ def forest(
     figure, ax = plt.subplots(figsize=(PAGE, (0.5 if above else 0.32) * len(rows) + 0.7))
     free = (0.32, 0.34) if above else (0.5, 0.5)  # of labels, above a line and below it
     for height, (_, estimate, low, high) in enumerate(rows):
-        ends = (height - free[0], height + free[1])
-        ax.vlines(reference, *ends, color="#767676", lw=1, ls="--", zorder=0)
+        free_of_labels = (height - free[0], height + free[1])
+        ax.vlines(reference, *free_of_labels, color="#767676", lw=1, ls="--", zorder=0)
         color = "black" if colors is None else colors[height]
         ax.plot([low, high], [height, height], color=color, lw=1.5, solid_capstyle="butt")
         size = 5.0 if counts is None else 2.4 * counts[height] ** 0.25
@@ -292,7 +292,7 @@ def forest(
             ax.plot(marks[height], height, "kx", ms=6)
         value, *ends = (number_text(part, digits) for part in (estimate, low, high))
         words = f"{value} ({ends[0]} to {ends[1]})" if low < high else f"{value}, one run each"
-        place = {"xycoords": ("axes fraction", "data"), "va": "center", "size": 10}
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "size": 10}
         ax.annotate(words, (1.02, height), **place)
         if above:
             ax.annotate(rows[height][0], (0, height - 0.48), **place)
@@ -301,8 +301,8 @@ def forest(
     if log:
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         low, high = ax.get_xlim()
-        subs = (1, 2, 5) if high > 5 * low else (1, 1.2, 1.5, 2, 3, 5, 7)
-        subs = (1,) if high > 1000 * low else subs
+        subs = [1, 2, 5] if high > 5 * low else [1, 1.2, 1.5, 2, 3, 5, 7]
+        subs = [1] if high > 1000 * low else subs
         ax.xaxis.set_major_locator(LogLocator(subs=subs))
         ax.xaxis.set_minor_locator(NullLocator())
     ax.set_yticks(range(len(rows)), ["" if above else row[0] for row in rows], size=10)

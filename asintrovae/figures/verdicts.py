@@ -76,9 +76,8 @@ def claims_table(claims: Sequence[Claim], details: bool = False) -> LinkedTable:
         if details and published:
             row["published"] = "–" if math.isnan(claim.published) else f"{claim.published:.2g}"
         if details:
-            row["p (corrected)"] = p_text(effect.p_value)
-            if not math.isnan(claim.corrected):
-                row["p (corrected)"] += f" ({p_text(claim.corrected)})"
+            corrected = "" if math.isnan(claim.corrected) else f" ({p_text(claim.corrected)})"
+            row["p (corrected)"] = p_text(effect.p_value) + corrected
             left_out = f" ({claim.left_out} left out)" if claim.left_out else ""
             row["runs"] = f"{len(claim.runs)}{left_out}"
         rows.append(row | {"effect is": claim.measure})
