@@ -104,10 +104,17 @@ class Claim:
     corrected: float = math.nan
     verdict: str = UNDECIDED
 
+    def clear_settings(self, alpha: float = 0.05) -> tuple[Effect, ...]:
+        """Return the effects in single settings that are clear after a correction for them all."""
+        p_values = holm([effect.p_value for effect in self.settings])
+        pairs = zip(self.settings, p_values, strict=True)
+        return tuple(effect for effect, p in pairs if p < alpha)
+
     @property
     def settings_disagree(self) -> bool:
-        """Whether the effect is clear in one setting at least, after a correction for them all."""
-        return any(p < 0.05 for p in holm([effect.p_value for effect in self.settings]))
+        """Whether the effect is clear in one setting at least, and of the other sign in another."""
+        sides = {effect.estimate < self.null for effect in self.settings}
+        return len(sides) == 2 and bool(self.clear_settings())
 
     @property
     def excludes_published(self) -> bool:
@@ -150,7 +157,7 @@ def verdict(claim: Claim, alpha: float) -> str:
     """Return the verdict on a claim whose p-value, if it has one, is corrected."""
     effect, wide, (low, high) = claim.effect, claim.wide, claim.margin
     within = wide is not None and low <= wide.low and wide.high <= high
-    if within and not claim.settings_disagree:
+    if within and not claim.clear_settings(alpha):
         return EQUAL
     if not math.isnan(claim.corrected):
         clear = claim.corrected < alpha

@@ -139,21 +139,32 @@ def test_verdicts_follow_their_rules():
     assert verdicts == [HOLDS, FAILS, UNDECIDED, EQUAL, EQUAL, HOLDS, UNDECIDED]
 
 
-def test_no_difference_needs_settings_that_agree():
-    """Two clear effects that cancel are no equivalence."""
-    pooled = claim("pooled", Effect(1.0, 0.8, 1.25, 0.9), Effect(1.0, 0.85, 1.2))
-    clear = (Effect(2.0, 1.7, 2.4, 0.001), Effect(0.5, 0.4, 0.6, 0.001))
-    unclear = (Effect(1.2, 0.7, 2.0, 0.03), Effect(0.8, 0.5, 1.3, 0.4))  # 0.06, corrected
-    given = [pooled, replace(pooled, settings=clear), replace(pooled, settings=unclear)]
-    assert [one.verdict for one in judged(given)] == [EQUAL, UNDECIDED, EQUAL]
-
-
 def test_many_claims_are_corrected_for_their_number():
     """A p-value of 0.02 counts alone, and no longer beside four that say nothing."""
     one = claim("one", Effect(0.5, 0.3, 0.9, 0.02))
     others = [claim(str(k), Effect(1.0, 0.5, 2.0, 0.9)) for k in range(4)]
     assert judged([one])[0].verdict == HOLDS
     assert judged([one, *others])[0].verdict == UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("estimates", "p_values", "verdict", "disagree"),
+    [
+        ((1.2, 0.9), (0.5, 0.3), EQUAL, False),
+        ((1.2, 0.9), (0.02, 0.3), UNDECIDED, True),
+        ((2.0, 0.5), (0.001, 0.001), UNDECIDED, True),  # two clear effects that cancel
+        ((1.2, 1.3), (0.02, 0.3), UNDECIDED, False),  # clear, and no other says the contrary
+        ((1.2, 0.9), (0.03, 0.3), EQUAL, False),  # 0.06 after the correction for two settings
+    ],
+)
+def test_a_clear_setting_forbids_equivalence(estimates, p_values, verdict, disagree):
+    pairs = zip(estimates, p_values, strict=True)
+    settings = tuple(Effect(estimate, 0.8, 1.4, p) for estimate, p in pairs)
+    near = claim("near", Effect(1.0, 0.9, 1.1, 0.9))
+    wide = Effect(1.0, 0.9, 1.1)
+    near = replace(near, margin=(0.5, 2.0), wide=wide, settings=settings)
+    assert judged([near])[0].verdict == verdict
+    assert near.settings_disagree == disagree
 
 
 def test_a_published_effect_is_excluded_only_where_there_is_one(found):
