@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, tiny_config
@@ -241,26 +242,66 @@ def test_what_a_warm_up_hides():
     text = " ".join((ROOT / "book" / "src" / "06_as_introvae.md").read_text().split())
     runs = ROOT / "data" / "runs"
 
-    def of(form, study="toy_warmup"):
-        paths = (runs / study / form / str(seed) / "record.json" for seed in range(10))
+    def of(form, c, study=None):
+        at = "toy_warmup" if c == "c1" else f"toy_warmup_c2_c3/8gaussians-{c}"
+        at = at if study is None else f"{study}/8gaussians-{c}"
+        paths = (runs / at / form / str(seed) / "record.json" for seed in range(10))
         return [json.loads(path.read_text())["metrics"] for path in paths]
 
-    def kl(*where):
-        return [metrics["protocol_kl"] for metrics in of(*where)]
+    def kl(form, *settings, study=None):
+        return [metrics["protocol_kl"] for c in settings for metrics in of(form, c, study)]
 
-    warm = kl("8gaussians-c1/soft_intro", "toy_official")
-    plain, none = kl("soft_intro"), kl("annealed")
-    for words, pair in {
-        "ends {:.1f} times ({:.1f} to {:.0f}) worse": (none, plain),
-        "ends {:.1f} times ({:.1f} to {:.1f}) worse": (kl("as_intro"), plain),
-        "the ratio is {:.2f} ({:.2f} to {:.2f}).": (kl("as_intro"), none),
-        "KL is {:.2f} times ({:.2f} to {:.2f}) that": (kl("as_intro-real"), none),
-        "two is {:.2f} ({:.2f} to {:.1f})": (kl("as_intro-real"), plain),
-        "it is {:.1f} times ({:.1f} to {:.1f}) worse": (kl("as_intro-official"), warm),
+    def whole(form, *settings):
+        return sum(metrics["modes_found"] == 8 for c in settings for metrics in of(form, c))
+
+    everywhere = ("c1", "c2", "c3")
+    warm = "toy_official"
+    for words, (one, other) in {
+        "by a factor of {:.1f} ({:.1f} to {:.0f}) at C1": [
+            kl(form, "c1") for form in ("annealed", "soft_intro")
+        ],
+        "{:.1f} ({:.1f} to {:.1f}) at C2": [kl(form, "c2") for form in ("annealed", "soft_intro")],
+        "{:.1f} ({:.1f} to {:.1f}) at C3": [kl(form, "c3") for form in ("annealed", "soft_intro")],
+        "ends {:.1f} times ({:.1f} to {:.1f}) worse": [
+            kl(form, "c1") for form in ("as_intro", "soft_intro")
+        ],
+        "the ratio is {:.2f} ({:.2f} to {:.2f})": [
+            kl(form, "c1") for form in ("as_intro", "annealed")
+        ],
+        "{:.2f} times ({:.2f} to {:.2f}) over all": [
+            kl(form, *everywhere) for form in ("as_intro-real", "annealed")
+        ],
+        "in each setting, {:.2f} ({:.2f} to {:.2f}) over all": [
+            kl(form, *everywhere) for form in ("as_intro-real", "soft_intro")
+        ],
+        "without one scores {:.2f} times ({:.2f} to {:.2f})": [
+            kl("soft_intro", "c2"),
+            kl("soft_intro", "c2", study=warm),
+        ],
+        "real images {:.2f} times ({:.2f} to {:.2f})": [
+            kl("as_intro-real", "c2"),
+            kl("as_intro-real", "c2", study=warm),
+        ],
+        "it is {:.1f} times ({:.1f} to {:.1f}) worse": [
+            kl("as_intro-official", "c1"),
+            kl("soft_intro", "c1", study=warm),
+        ],
     }.items():
-        effect = paired_ratio(*pair)
+        effect = paired_ratio(one, other)
         assert words.format(effect.estimate, effect.low, effect.high) in text
-    whole = [metrics["modes_found"] == 8 for metrics in of("as_intro-real")]
-    assert sum(whole) == 9
-    modes = [metrics["modes_found"] for metrics in of("annealed")]
-    assert (min(modes), max(modes)) == (0, 4)
+    apart = [paired_ratio(kl("as_intro-real", c), kl("annealed", c)).estimate for c in everywhere]
+    assert "is {:.2f}, {:.2f} and {:.2f} times that of the control".format(*apart) in text
+    forms = ("as_intro-real", "annealed", "soft_intro")
+    assert [whole(form, *everywhere) for form in forms] == [25, 0, 18]
+    ratios = [
+        paired_ratio(kl("as_intro-real", c), kl("soft_intro", c)).estimate for c in everywhere
+    ]
+    assert max(ratios) < 1
+    d = np.log(kl("as_intro-real", *everywhere)) - np.log(kl("soft_intro", *everywhere))
+    assert round((2.8 * d.std(ddof=1) / d.mean()) ** 2 / 30) == 4  # times as many pairs
+    kept = [
+        metrics["modes_found"]
+        for form in ("soft_intro", "as_intro", "as_intro-real")
+        for metrics in of(form, "c2", warm)
+    ]
+    assert (min(kept), max(kept)) == (2, 6)

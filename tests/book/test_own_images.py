@@ -24,6 +24,7 @@ pytestmark = pytest.mark.xdist_group("own_images")  # one worker runs the comman
 TEXT = (ROOT / "book" / "own_images.md").read_text()
 PARAMS = ROOT / "book" / "training" / "params"
 COMMANDS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
+SOFT = next(command for command in COMMANDS if "soft_intro" in command)  # what CODE reads
 CODE = "\n".join(re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL))
 TINY = {"iterations": 6, "milestones": [], "batch_size": 4, "widths": [4, 8], "threads": 1}
 TINY |= {"log_every": 2, "checkpoint_every": 2, "evaluation_samples": 4, "resolution": 64}
@@ -53,27 +54,29 @@ def pictures_in(folder):
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """Folder in which the first command has run, by a shell and with a kernel."""
+    """Folder in which the first command of S-IntroVAE has run, by a shell and with a kernel."""
     folder = pictures_in(tmp_path_factory.mktemp("first"))
-    bash(in_tiny_form(COMMANDS[0], folder))
+    bash(in_tiny_form(SOFT, folder))
     return folder
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda text: re.search(r"own-\d+", text)[0])
 def test_commands_train(command, first, tmp_path):
-    """The first one as a reader gives it, the others in this process."""
+    """One as a reader gives it, the others in this process."""
     folder = first
-    if command != COMMANDS[0]:
+    if command != SOFT:
         folder = pictures_in(tmp_path)
         papermill_here(in_tiny_form(command, folder))
     (name,) = re.findall(r"-p run_dir runs/(\S+)", command)
     run = load_run(folder / name)
     assert run.record["status"] == "finished"
-    assert (run.config.model, run.config.dataset) == ("soft_intro", "folder")
+    (model,) = re.findall(r"model/(\w+)\.yaml", command)
+    assert (run.config.model, run.config.dataset) == (model, "folder")
     given = preset(re.search(r"own-\d+\.yaml", command)[0])
     assert run.config.beta_neg == given["beta_neg"]
     assert run.config.devices == (2 if "devices" in command else 1)
-    assert {"encoder.rec", "encoder.kl", "encoder.kl_g"} <= run.history[-1].keys()
+    read = {"joint.kl"} if model == "vae" else {"encoder.rec", "encoder.kl", "encoder.kl_g"}
+    assert read <= run.history[-1].keys()
     assert "active_units" in run.record["metrics"]
     progress = {path.stem for path in (folder / name / "progress").iterdir()}
     assert progress == {"0000000", "0000002", "0000004", "0000006"}
@@ -140,12 +143,13 @@ def test_weights_by_resolution_are_those_of_the_files():
         assert [float(cell) for cell in row.groups()] == [given["beta_neg"], given["beta_kl"]]
 
 
-@pytest.mark.parametrize("model", ["vae", "soft_intro"])
-def test_the_recorded_runs_are_those_of_the_first_preset(model):
-    run = load_run(embedded("runs/own_images") / model)
-    given = preset("own-100.yaml") | preset(f"model/{model}.yaml")
+@pytest.mark.parametrize("name", ["vae", "vae-kl0.1", "soft_intro", "as_intro"])
+def test_the_recorded_runs_are_those_of_the_first_preset(name):
+    run = load_run(embedded("runs/own_images") / name)
+    given = preset("own-100.yaml") | preset(f"model/{name.partition('-')[0]}.yaml")
+    given |= {"beta_kl": 0.1} if name == "vae-kl0.1" else {}
     config = run.record["config"]
-    assert {name: config[name] for name in given} == given
+    assert {key: config[key] for key in given} == given
     assert "-p precision bf16-mixed -p channels_last true -p threads 1" in TEXT
     assert (config["precision"], config["channels_last"], config["threads"]) == ("bf16-mixed", 1, 1)
     assert run.record["status"] == "finished"
@@ -153,7 +157,17 @@ def test_the_recorded_runs_are_those_of_the_first_preset(model):
 
 def test_what_the_page_says_of_the_recorded_runs():
     text, folder = " ".join(TEXT.split()), embedded("runs/own_images")
-    vae, soft = (load_run(folder / name).record["metrics"] for name in ("vae", "soft_intro"))
+    names = ("vae", "soft_intro", "vae-kl0.1")
+    records = [load_run(folder / name).record for name in names]
+    vae, soft, less = (record["metrics"] for record in records)
+    lost = load_run(folder / "as_intro")
+    assert f"{lost.record['metrics']['psnr']:.1f} dB on the test pictures" in text
+    errors = {row["iteration"]: row["encoder.rec"] for row in lost.history}
+    assert f"grew from {errors[196]:.0f} to {errors[364] / 1e6:.0f} million" in text
+    assert f"with {less['psnr']:.1f} dB. It spends {less['kl']:.0f} nats" in text
+    soft_took, less_took = (round(record["seconds"] / 60) for record in records[1:])
+    assert f"S-IntroVAE took {soft_took} minutes and the" in text
+    assert f"with a tenth of $\\beta_{{kl}}$ {less_took}. (" in text
     assert f"{soft['psnr']:.1f} dB for S-IntroVAE and {vae['psnr']:.1f} dB for the VAE" in text
     assert f"spends {soft['kl']:.0f} nats a picture" in text
     assert f"and the VAE {vae['kl']:.0f}." in text
@@ -162,8 +176,10 @@ def test_what_the_page_says_of_the_recorded_runs():
         for name in ("generated", "nearest")
     )
     apart = (samples - near).square().mean((1, 2, 3)).sqrt().min()
-    assert f"is {apart:.2f} for the ten samples of S-IntroVAE" in text
+    assert f"is at least {apart:.2f} over its ten samples" in text
     pictures = ("soft_intro/pictures/generated", "vae/pictures/generated", "vae/pictures/real")
     edges = [steepest_edge(read_row(folder / f"{name}.png")).median() for name in pictures]
     assert "is {:.2f} for S-IntroVAE and {:.2f} for the VAE".format(*edges[:2]) in text
     assert f"the photographs have {edges[2]:.2f}" in text
+    edge = steepest_edge(read_row(folder / "vae-kl0.1" / "pictures" / "generated.png")).median()
+    assert f"its edges have {edge:.2f}" in text

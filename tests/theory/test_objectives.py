@@ -284,27 +284,30 @@ class Collapsed:
     """A decoder that ignores z, and an encoder with one mean for real images and one for fakes.
 
     Attributes:
-        means: of the posteriors of real and of generated images on the one latent axis, (2,).
+        means: of the posteriors of real and of generated images on the first latent axis, (2,).
+        n: number of latent axes; the others are at the prior.
     """
 
-    def __init__(self, means):
-        self.means = means
+    def __init__(self, means, n):
+        self.means, self.n = means, n
 
     def decode(self, z):
         return torch.zeros(len(z), 2, dtype=z.dtype)
 
     def encode(self, x):
-        mean = torch.where(x.any(1, keepdim=True), self.means[0], self.means[1])
+        first = torch.where(x.any(1, keepdim=True), self.means[0], self.means[1])
+        mean = torch.nn.functional.pad(first, (0, self.n - 1))
         return Gaussian(mean, torch.zeros_like(mean))
 
 
-def hessian_at_collapse(objective):
-    """Second derivatives of the encoder's loss in the two means, by differences of its gradient."""
-    x, noise = torch.ones(4, 2).double(), Noise(*torch.zeros(5, 4, 1).double())
+def hessian_at_collapse(objective, n=1):
+    """Second derivatives of the encoder's loss in the two means of one of n axes, by differences
+    of its gradient."""
+    x, noise = torch.ones(4, 2).double(), Noise(*torch.zeros(5, 4, n).double())
 
     def gradient(means):
         means = means.clone().requires_grad_()
-        loss, _ = objective.encoder_loss(Collapsed(means), x, noise, 0.0)
+        loss, _ = objective.encoder_loss(Collapsed(means, n), x, noise, 0.0)
         return torch.autograd.grad(loss, means)[0]
 
     steps = 1e-4 * torch.eye(2, dtype=torch.float64)
@@ -326,6 +329,9 @@ def test_collapse_is_a_saddle_in_which_d_parts_real_from_generated_images():
     assert torch.linalg.eigvalsh(after_warm_up)[0].item() == pytest.approx(-0.141, abs=1e-3)
     apart = torch.linalg.eigvalsh(hessian_at_collapse(ASIntroVAE(**real, c=5 / 16)))
     assert apart[0].item() == pytest.approx(-0.477, abs=1e-3)
+    for c, expected in ((0.0, -0.260), (5 / 16, -0.287)):  # D is a mean over axes, KL a sum
+        two_axes = hessian_at_collapse(ASIntroVAE(**real, c=c), n=2)
+        assert torch.linalg.eigvalsh(two_axes)[0].item() == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize(("bandwidth", "weight", "c"), [(0.0, 1.0, 0.0), (1.0, 10.0, 0.5)])
