@@ -262,6 +262,9 @@ def test_what_a_warm_up_hides():
         ],
         "{:.1f} ({:.1f} to {:.1f}) at C2": [kl(form, "c2") for form in ("annealed", "soft_intro")],
         "{:.1f} ({:.1f} to {:.1f}) at C3": [kl(form, "c3") for form in ("annealed", "soft_intro")],
+        "| {:.1f} ({:.1f} to {:.1f}) |": [
+            kl(form, *everywhere) for form in ("annealed", "soft_intro")
+        ],
         "ends {:.1f} times ({:.1f} to {:.1f}) worse": [
             kl(form, "c1") for form in ("as_intro", "soft_intro")
         ],
@@ -273,6 +276,9 @@ def test_what_a_warm_up_hides():
         ],
         "in each setting, {:.2f} ({:.2f} to {:.2f}) over all": [
             kl(form, *everywhere) for form in ("as_intro-real", "soft_intro")
+        ],
+        "| {:.2f} ({:.2f} to {:.2f}) | 0.93": [
+            kl(form, *everywhere, study=warm) for form in ("as_intro", "soft_intro")
         ],
         "without one scores {:.2f} times ({:.2f} to {:.2f})": [
             kl("soft_intro", "c2"),
@@ -289,6 +295,17 @@ def test_what_a_warm_up_hides():
     }.items():
         effect = paired_ratio(one, other)
         assert words.format(effect.estimate, effect.low, effect.high) in text
+    real = [kl(form, *everywhere, study=warm) for form in ("as_intro-real", "soft_intro")]
+    assert f"| {paired_ratio(*real).estimate:.2f}, the settings disagree |" in text
+    five = [
+        [json.loads(path.read_text())["metrics"]["protocol_kl"] for path in sorted(paths)]
+        for paths in (
+            runs.glob("toy_ablation/no-distance/[0-4]/record.json"),
+            runs.glob("toy_laptop/8gaussians-c1/soft_intro/[0-4]/record.json"),
+        )
+    ]
+    effect = paired_ratio(*five)
+    assert f"| {effect.estimate:.2f} ({effect.low:.2f} to {effect.high:.2f}), C1 |" in text
     apart = [paired_ratio(kl("as_intro-real", c), kl("annealed", c)).estimate for c in everywhere]
     assert "is {:.2f}, {:.2f} and {:.2f} times that of the control".format(*apart) in text
     forms = ("as_intro-real", "annealed", "soft_intro")

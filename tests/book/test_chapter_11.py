@@ -159,6 +159,11 @@ def test_the_ablation_needs_the_kl_divergence_and_not_the_distance(laptop):
     ]
     assert (np.stack(annealed) == 8).all()
     mixed = scores(laptop, "8gaussians-c1/as_intro-mean")
+    text = " ".join((ROOT / "book" / "src" / "11_toy_results.md").read_text().split())
+    without, none = (paired_ratio(scores(ablation, name), mixed) for name in ("no-distance", "c0"))
+    said = f"{without.estimate:.2f} ({without.low:.2f} to {without.high:.1f}) times the form"
+    assert said in text
+    assert f"{none.estimate:.0f} times ({none.low:.0f} to {none.high:.0f}) that of AS" in text
     for name in ("no-distance", "squash", "kernel-prior", "pairing-real", "estimator-u"):
         change = scores(ablation, name)
         assert abs(change.mean() - mixed.mean()) < np.hypot(
